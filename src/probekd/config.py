@@ -1,0 +1,277 @@
+"""The run's configuration: one YAML file, checked in full before any work starts.
+
+Every section is frozen, keyword-only and refuses unknown keys. ``load_config`` turns what pydantic finds wrong into one
+message a line, with the nearest valid key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from probekd.errors import ConfigError
+
+Layout = Literal["listed", "branched"]
+Position = Literal["answer", "option_end", "option_mean"]
+Method = Literal["labels", "logit-kd", "probe-kd"]
+Dtype = Literal["float32", "bfloat16"]
+
+
+class Section(BaseModel):
+    """A frozen part of a config that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class PromptConfig(Section):
+    """How a row is shown to the teacher."""
+
+    instruction: str | None = None
+    """Jinja2 text said once, before the worked examples (sees labels, subject); None = the kind's default."""
+    template: str | None = None
+    """Jinja2 template of the ``listed`` layout (sees question, options, letters, subject); None = the kind's default."""
+    branched_template: str | None = None
+    """Jinja2 template of the question prefix that each option continues; None = the kind's default."""
+    layouts: tuple[Layout, ...] | None = None
+    """Layouts to read; None = listed and branched for multiple_choice, listed for classification."""
+    shots: int = Field(default=0, ge=0)
+    """Worked examples before each question, from ``shots_from`` (same subject where rows have one)."""
+    shots_from: str = "dev"
+    """Split that the worked examples come from; it takes part in nothing else."""
+    chat: bool = False
+    """Wrap the prompt in the tokenizer's chat template."""
+    system: str | None = None
+    """System message, with ``chat`` only."""
+
+
+class TaskConfig(Section):
+    """Which rows take part."""
+
+    name: str
+    """A built-in task (``probekd tasks``) or the path of a task file."""
+    data_dir: Path | None = None
+    """Directory of the built-in benchmarks' JSONL files; default: the variable PROBEKD_DATA, else the Hub."""
+    subjects: tuple[str, ...] | None = None
+    """MMLU only: the subjects to keep; None = all."""
+    labels: int | None = Field(default=None, ge=1)
+    """Label budget: training rows whose answer is used; None = all of them."""
+    pool: int | Literal["all"] = Field(default="all")
+    """Unlabelled rows: the split ``unlabelled`` and then training rows beyond the budget, with their answers removed."""
+    limit: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """At most this many rows of a split, such as {test: 400}; chosen by hash, so the same rows every time."""
+    on_overlap: Literal["drop", "error", "keep"] = "drop"
+    """What to do with training and pool rows whose question recurs in validation or test."""
+
+
+class TeacherConfig(Section):
+    """The frozen model that is read."""
+
+    model: str
+    """A local Transformers directory or a Hub id."""
+    revision: str | None = None
+    """Hub revision; a commit hash makes the run repeatable."""
+    dtype: Dtype = "float32"
+    """Compute type. float16 is not offered: it overflows on Qwen2 and Gemma-3 (transformers #33317, #39972)."""
+    device: str = "auto"
+    """``auto`` (cuda when present, else cpu) or a torch device."""
+    trust_remote_code: bool = False
+    """Run Python code that ships with the checkpoint. Off unless asked for."""
+    batch_tokens: int = Field(default=1024, ge=1)
+    """Tokens a batch, padding included."""
+    on_long: Literal["error", "drop"] = "error"
+    """A prompt longer than the model's context stops the run or drops the row; it is never cut."""
+    max_length: int | None = Field(default=None, ge=1)
+    """Context length to respect; None = the model's own."""
+
+
+class ProbeConfig(Section):
+    """How the states are read."""
+
+    positions: tuple[Position, ...] | None = None
+    """Positions to try; None = every one that the task's kind and layouts have."""
+    depths: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Depths to try; None = all, embeddings (0) to the last block."""
+    l2: tuple[Annotated[float, Field(gt=0)], ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    """Strengths tried: the loss is mean cross-entropy + l2/2 * |w|^2 on standardised features."""
+    folds: int = Field(default=5, ge=3)
+    """Cross-fitting folds; the nested choice leaves two out at a time, so three are the least."""
+    tolerance: float = Field(default=1e-4, gt=0)
+    """A problem is solved when its gradient norm has fallen to this fraction of its start."""
+    bootstrap: int = Field(default=2000, ge=100)
+    """Resamples of the gate's intervals."""
+
+
+class StudentConfig(Section):
+    """The small model that is trained."""
+
+    model: str
+    """A local Transformers directory or a Hub id."""
+    revision: str | None = None
+    """Hub revision."""
+    method: Method = "probe-kd"
+    """What the student in ``student/`` is trained on."""
+    baselines: tuple[Method, ...] = ("labels", "logit-kd")
+    """Further students, trained on the same labels (and pool, for KD) and saved in ``baselines/``."""
+    epochs: float = Field(default=4, gt=0)
+    """Passes over labelled rows and pool, for the KD methods."""
+    label_epochs: float = Field(default=10, gt=0)
+    """Passes over the labelled rows, for ``labels``: it sees fewer rows, so it gets more passes."""
+    learning_rate: float = Field(default=5e-5, gt=0)
+    batch_size: int = Field(default=16, ge=1)
+    """Rows a step; in multiple choice a row is all of its options."""
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    """Weight of the gold label's cross-entropy on labelled rows in the KD methods; pool rows have none."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Softens targets and student alike; the loss is scaled by its square."""
+    max_length: int = Field(default=256, ge=8)
+    """Student tokens a row or option; longer texts are cut, and the count of cut rows is reported."""
+    trust_remote_code: bool = False
+    """Run Python code that ships with the checkpoint. Off unless asked for."""
+
+
+class EvaluateConfig(Section):
+    """What is measured at the end."""
+
+    splits: tuple[str, ...] = ("validation", "test")
+    """Splits to predict; those the task does not have are passed over, but at least one must exist."""
+    bootstrap: int = Field(default=2000, ge=100)
+    """Resamples of the intervals of differences."""
+
+
+def _task_from_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _model_from_name(value: Any) -> Any:
+    return {"model": value} if isinstance(value, str) else value
+
+
+class RunConfig(Section):
+    """One run: task, teacher, probe, student, evaluation."""
+
+    name: str | None = None
+    """Name of the run directory under ``runs_dir``; None = the config file's stem."""
+    runs_dir: Path = Path("runs")
+    seed: int = 0
+    """Seeds the label subset, folds, bootstrap and student."""
+    task: Annotated[TaskConfig, BeforeValidator(_task_from_name)]
+    prompt: PromptConfig | None = None
+    """Replaces the task's own prompt."""
+    teacher: Annotated[TeacherConfig, BeforeValidator(_model_from_name)]
+    probe: ProbeConfig = ProbeConfig()
+    student: Annotated[StudentConfig, BeforeValidator(_model_from_name)]
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; raises ConfigError with file and line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(value).__name__}")
+    return value
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return ``values`` with each ``a.b=c`` set; c is read as YAML, so numbers, lists and null work."""
+    result: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {override}: expected KEY=VALUE, such as --set task.labels=100")
+        *parents, last = key.strip().split(".")
+        node = result
+        for parent in parents:
+            child = node.get(parent)
+            if child is None:
+                child = node[parent] = {}
+            elif isinstance(child, str) and parent in ("task", "teacher", "student"):
+                child = node[parent] = {"name" if parent == "task" else "model": child}
+            if not isinstance(child, dict):
+                raise ConfigError(f"--set {override}: {parent} is a single value, it has no key {last!r}")
+            node = child
+        try:
+            node[last] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+    return result
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Names of the keys allowed beside the one at ``location``."""
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part))
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not nested:
+            return []
+        model = nested[0]
+    return list(model.model_fields)
+
+
+def validate(model: type[SectionT], values: Mapping[str, Any], source: str) -> SectionT:
+    """Build ``model`` from ``values``; raises ConfigError with one line for each problem."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"])
+            if problem["type"] == "extra_forbidden":
+                known = _fields_at(model, problem["loc"])
+                near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+                lines.append(f"{source}: unknown key {key!r}; {hint}")
+            elif problem["type"] == "missing":
+                lines.append(f"{source}: the key {key!r} is missing")
+            else:
+                message = problem["msg"].removeprefix("Value error, ")
+                lines.append(f"{source}: {key}: {message} (found {problem['input']!r})")
+        raise ConfigError("\n".join(lines)) from None
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run's YAML file, apply ``--set`` overrides, and check all of it.
+
+    Raises:
+        ConfigError: with the file, the key, and for an unknown key the nearest right one.
+    """
+    values = apply_overrides(read_yaml(path), overrides)
+    values.setdefault("name", path.stem)
+    return validate(RunConfig, values, str(path))
+
+
+def dump_config(config: Section) -> str:
+    """The config as YAML with every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def config_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """``key: old -> new`` for every leaf where two dumped configs differ."""
+    lines: list[str] = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += config_differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
+    return lines

@@ -1,0 +1,109 @@
+"""Many small convex problems at once: L-BFGS in which every problem has its own history, step and stopping point.
+
+Nothing is shared between problems but the arithmetic, so solving a problem in a batch or alone gives the same answer
+(a joint line search or a joint gradient clip would couple them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+HISTORY = 10
+MAX_BACKTRACKS = 30
+ARMIJO = 1e-4
+
+# Takes points (m, size) and the numbers of the m problems they belong to; gives losses (m,) and gradients (m, size).
+Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def minimise(objective: Objective, start: Tensor, *, tolerance: float, max_iterations: int = 500) -> Tensor:
+    """Minimise independent convex functions.
+
+    Args:
+        objective: Value and gradient of some of the problems.
+        start: (problems, size) starting points.
+        tolerance: A problem is done when its gradient norm is at most this times its norm at the start.
+        max_iterations: Iterations at most; a problem that float rounding keeps from the tolerance stops where its line
+            search finds no lower point.
+
+    Returns:
+        (problems, size) minimisers.
+    """
+    result = start.clone()
+    active = torch.arange(len(start), device=start.device)
+    x = start.clone()
+    loss, gradient = objective(x, active)
+    target = tolerance * gradient.norm(dim=1)
+    done = gradient.norm(dim=1) <= target
+    steps: list[Tensor] = []
+    changes: list[Tensor] = []
+    for iteration in range(max_iterations):
+        # A solved problem that waits to be dropped stays where it is.
+        direction = torch.where(done[:, None], 0.0, -_inverse_hessian_times(gradient, steps, changes))
+        slope = (direction * gradient).sum(1)
+        size = torch.ones_like(loss)
+        if iteration == 0:
+            size = 1 / gradient.norm(dim=1).clamp_min(1)
+        x_new, loss_new, gradient_new, moved = _line_search(objective, active, x, loss, direction, slope, size)
+        steps.append(x_new - x)
+        changes.append(gradient_new - gradient)
+        del steps[:-HISTORY], changes[:-HISTORY]
+        x, loss, gradient = x_new, loss_new, gradient_new
+        done = done | (gradient.norm(dim=1) <= target) | ~moved
+        if bool(done.all()):
+            break
+        # Dropping solved problems copies the rest, so it waits until it pays.
+        if float(done.float().mean()) > 0.3:
+            result[active] = x
+            keep = (~done).nonzero().squeeze(1)
+            active, x, loss, gradient, target = active[keep], x[keep], loss[keep], gradient[keep], target[keep]
+            steps, changes, done = [s[keep] for s in steps], [c[keep] for c in changes], done[keep]
+    result[active] = x
+    return result
+
+
+def _inverse_hessian_times(gradient: Tensor, steps: list[Tensor], changes: list[Tensor]) -> Tensor:
+    """Two-loop recursion (Nocedal and Wright, algorithm 7.4); a problem skips pairs without positive curvature."""
+    q = gradient.clone()
+    inner = [(s * y).sum(1) for s, y in zip(steps, changes, strict=True)]
+    rho = [torch.where(v > 0, 1 / v.clamp_min(torch.finfo(v.dtype).tiny), torch.zeros_like(v)) for v in inner]
+    alphas = []
+    for s, y, r in reversed(list(zip(steps, changes, rho, strict=True))):
+        alpha = r * (s * q).sum(1)
+        q -= alpha[:, None] * y
+        alphas.append(alpha)
+    if steps:
+        squared = (changes[-1] ** 2).sum(1)
+        scale = torch.where(
+            (inner[-1] > 0) & (squared > 0), inner[-1] / squared.clamp_min(torch.finfo(squared.dtype).tiny), 1.0
+        )
+        q *= scale[:, None]
+    for s, y, r, alpha in zip(steps, changes, rho, reversed(alphas), strict=True):
+        q += (alpha - r * (y * q).sum(1))[:, None] * s
+    return q
+
+
+def _line_search(
+    objective: Objective, active: Tensor, x: Tensor, loss: Tensor, direction: Tensor, slope: Tensor, size: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Backtracking (Armijo) for every problem by itself; the last value says which problems found a lower point."""
+    x_new = x + size[:, None] * direction
+    loss_new, gradient_new = objective(x_new, active)
+    slack = 8 * torch.finfo(loss.dtype).eps * loss.abs()  # losses closer than rounding count as equal
+    failed = ~(loss_new <= loss + ARMIJO * size * slope + slack)
+    for _ in range(MAX_BACKTRACKS):
+        if not bool(failed.any()):
+            break
+        again = failed.nonzero().squeeze(1)
+        size[again] *= 0.5
+        x_new[again] = x[again] + size[again, None] * direction[again]
+        loss_new[again], gradient_new[again] = objective(x_new[again], active[again])
+        failed[again] = ~(loss_new[again] <= loss[again] + ARMIJO * size[again] * slope[again] + slack[again])
+    if bool(failed.any()):
+        x_new[failed] = x[failed]
+        loss_new[failed], gradient_new[failed] = objective(x[failed], active[failed])
+    moved = ~failed & ((x_new - x).abs().amax(dim=1) > 0)
+    return x_new, loss_new, gradient_new, moved

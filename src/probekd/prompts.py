@@ -1,0 +1,295 @@
+"""Example -> Prompt: the token ids that a teacher reads and where in them its states are taken.
+
+Options are found in the rendered text by markers, not by searching: every option is wrapped in two private-use
+characters before the template is rendered, and the markers are cut out again, which leaves exact character spans
+whatever the template does around them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from probekd.config import Layout, PromptConfig
+from probekd.errors import ConfigError, DataError, ModelError
+from probekd.tasks.base import Example, Kind, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LETTERS = "ABCDEFGHIJ"
+MOST_LABELS_IN_A_PROMPT = 20
+
+_MC_LISTED = "{{ question }}\n{% for option in options %}{{ letters[loop.index0] }}. {{ option }}\n{% endfor %}Answer:"
+_MC_BRANCHED = "Question: {{ question }}\nAnswer:"
+_CLASSIFY = "Text: {{ question }}\nLabel:"
+_CLASSIFY_INSTRUCTION = (
+    f"{{% if labels | length <= {MOST_LABELS_IN_A_PROMPT} %}}Labels: {{{{ labels | join(', ') }}}}.{{% endif %}}"
+)
+
+# Supplementary Private Use Area-B: no tokenizer, font or data set in use assigns these.
+_OPEN, _CLOSE = 0x10F000, "\U0010f0ff"
+_MARK = re.compile("[\U0010f000-\U0010f0ff]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSequence:
+    """One sequence for the teacher.
+
+    Attributes:
+        tokens: Token ids, special tokens included.
+        answer: Index of the token from which the answer would be generated (encoders: the first token).
+        options: ``(start, stop)`` token span of each option in this sequence; empty where none is read.
+        scored: ``(start, stop)`` token span of the continuation whose likelihood is read; (0, 0) where none is.
+    """
+
+    tokens: tuple[int, ...]
+    answer: int
+    options: tuple[tuple[int, int], ...] = ()
+    scored: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A row in one layout: one sequence (``listed``) or one for each option (``branched``)."""
+
+    id: str
+    layout: Layout
+    sequences: tuple[TokenSequence, ...]
+    option_bytes: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens over all sequences."""
+        return sum(len(s.tokens) for s in self.sequences)
+
+
+def layouts_of(kind: Kind, prompt: PromptConfig) -> tuple[Layout, ...]:
+    """The layouts that a task is read in."""
+    if prompt.layouts is not None:
+        return tuple(dict.fromkeys(prompt.layouts))
+    return ("listed", "branched") if kind == "multiple_choice" else ("listed",)
+
+
+@lru_cache(maxsize=64)
+def _compile(source: str) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=False)
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise ConfigError(f"prompt template, line {error.lineno}: {error.message}") from None
+
+
+def _render(source: str, values: Mapping[str, Any]) -> str:
+    try:
+        return _compile(source).render(**values)
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
+        raise ConfigError(f"prompt template: {error}; it can use {', '.join(sorted(values))}") from None
+
+
+class PromptText:
+    """Renders the rows of one task as text.
+
+    Raises:
+        ConfigError: a template that does not parse, uses an unknown name, or does not show an option.
+        DataError: fewer worked examples than ``shots`` asks for.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.config = task.prompt
+        choice = task.kind == "multiple_choice"
+        self.instruction = (
+            self.config.instruction
+            if self.config.instruction is not None
+            else ("" if choice else _CLASSIFY_INSTRUCTION)
+        )
+        listed = self.config.template or (_MC_LISTED if choice else _CLASSIFY)
+        branched = self.config.branched_template or (_MC_BRANCHED if choice else listed)
+        self.templates: dict[Layout, str] = {"listed": listed, "branched": branched}
+        if self.config.shots and self.config.shots_from in ("train", "unlabelled", "validation", "test"):
+            raise ConfigError(
+                f"prompt.shots_from: {self.config.shots_from!r} takes part in training or evaluation, so its rows cannot also be "
+                "worked examples; put them in a split of their own, such as dev"
+            )
+
+    def body(self, example: Example, layout: Layout, *, marked: bool = False) -> str:
+        """The question part: all options (``listed``) or what they continue (``branched``)."""
+        options = [f"{chr(_OPEN + i)}{o}{_CLOSE}" if marked else o for i, o in enumerate(example.options)]
+        text = _render(
+            self.templates[layout], self._values(example) | {"question": example.question, "options": options}
+        )
+        return text.rstrip()
+
+    def text(self, example: Example, layout: Layout, *, marked: bool = False) -> str:
+        """The whole prompt: instruction, worked examples, question."""
+        parts = [_render(self.instruction, self._values(example)).strip()] if self.instruction else []
+        parts += [f"{self.body(shot, layout)} {self.said(shot, layout)}" for shot in self._shots(example)]
+        parts.append(self.body(example, layout, marked=marked))
+        return "\n\n".join(part for part in parts if part)
+
+    def said(self, example: Example, layout: Layout) -> str:
+        """The gold answer as the teacher would say it in this layout."""
+        assert example.answer is not None
+        return self.answers(example, layout)[example.answer]
+
+    def answers(self, example: Example, layout: Layout) -> Sequence[str]:
+        """What the teacher could say: letters (multiple choice, listed), else the options' texts."""
+        letters = self.task.kind == "multiple_choice" and layout == "listed"
+        return LETTERS[: len(example.options)] if letters else example.options
+
+    def _values(self, example: Example) -> dict[str, Any]:
+        letters = list(LETTERS[: len(example.options)])
+        return {"labels": list(self.task.labels), "subject": example.subject, "letters": letters}
+
+    def _shots(self, example: Example) -> list[Example]:
+        if not self.config.shots:
+            return []
+        source = self.config.shots_from
+        rows = [e for e in self.task.rows(source) if e.answer is not None and e.subject == example.subject]
+        if len(rows) < self.config.shots:
+            about = f" of subject {example.subject!r}" if example.subject else ""
+            raise DataError(
+                f"task {self.task.name}: prompt.shots = {self.config.shots}, but split {source!r} has {len(rows)} answered rows{about}"
+            )
+        return rows[: self.config.shots]
+
+
+class PromptEncoder:
+    """Encodes the rows of one task for one tokenizer.
+
+    Args:
+        tokenizer: A fast tokenizer (offsets are needed to find the options).
+        task: The rows' task; its prompt config decides the text.
+        encoder: The teacher is bidirectional: its ``answer`` state is the first token's.
+
+    Raises:
+        ModelError: a slow tokenizer, a missing chat template, or a doubled BOS token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, task: Task, *, encoder: bool = False) -> None:
+        if not tokenizer.is_fast:
+            raise ModelError(
+                f"{type(tokenizer).__name__} gives no character offsets, which are needed to find the options; "
+                "save the model with a fast tokenizer (tokenizer.json)"
+            )
+        if task.prompt.chat and not tokenizer.chat_template:
+            raise ModelError("prompt.chat is on, but the teacher's tokenizer has no chat template; turn it off")
+        self.tokenizer = tokenizer
+        self.task = task
+        self.encoder = encoder
+        self.texts = PromptText(task)
+        self.joiner = "" if task.prompt.chat else " "
+        # Where a tokenizer makes the blank a token of its own, that token belongs to the prompt: the label follows it.
+        self.cue = self.joiner if self._blank_is_a_token() and not encoder else ""
+
+    def encode(self, example: Example, layout: Layout) -> Prompt:
+        """Token ids and positions of one row."""
+        clash = next((t for t in (example.question, *example.options) if _MARK.search(t)), None)
+        if clash is not None:
+            raise DataError(
+                f"row {example.id!r}: the text holds a character of U+10F000..U+10F0FF, which probekd uses as a marker"
+            )
+        if layout == "listed":
+            sequences = (self._listed(example),)
+        else:
+            prefix = self._wrap(self.texts.text(example, "branched"))
+            sequences = tuple(self._branch(prefix, option) for option in example.options)
+        option_bytes = tuple(len((self.joiner + o).encode()) for o in example.options)
+        return Prompt(id=example.id, layout=layout, sequences=sequences, option_bytes=option_bytes)
+
+    def label_tokens(self, example: Example) -> list[int]:
+        """First token of each answer that the ``listed`` prompt could be continued with."""
+        prompt, _ = _cut_marks(self._wrap(self.texts.text(example, "listed", marked=True)) + self.cue)
+        rest = self.joiner if not self.cue else ""
+        tokens = []
+        for answer in self.texts.answers(example, "listed"):
+            ids, offsets = self._tokenise(prompt + rest + answer)
+            tokens.append(ids[next(i for i, (_, stop) in enumerate(offsets) if stop > len(prompt))])
+        return tokens
+
+    def _listed(self, example: Example) -> TokenSequence:
+        choice = self.task.kind == "multiple_choice"
+        text, spans = _cut_marks(self._wrap(self.texts.text(example, "listed", marked=choice)) + self.cue)
+        ids, offsets = self._tokenise(text)
+        if choice:
+            hidden = [LETTERS[i] for i in range(len(example.options)) if i not in spans]
+            if hidden:
+                raise ConfigError(
+                    f"prompt.template does not show option {hidden[0]} of row {example.id!r}; loop over {{{{ options }}}}"
+                )
+        options = tuple(_token_span(offsets, *spans[i]) for i in range(len(example.options))) if choice else ()
+        return TokenSequence(tokens=tuple(ids), answer=self._answer(offsets), options=options)
+
+    def _branch(self, prefix: str, option: str) -> TokenSequence:
+        ids, offsets = self._tokenise(prefix + self.joiner + option)
+        start = len(prefix) + len(self.joiner)
+        span = _token_span(offsets, start, start + len(option))
+        scored = _token_span(offsets, len(prefix), start + len(option))
+        return TokenSequence(
+            tokens=tuple(ids), answer=0 if self.encoder else scored[0] - 1, options=(span,), scored=scored
+        )
+
+    def _answer(self, offsets: Sequence[tuple[int, int]]) -> int:
+        return 0 if self.encoder else len(offsets) - 1
+
+    def _wrap(self, text: str) -> str:
+        if not self.task.prompt.chat:
+            return text
+        system = self.task.prompt.system
+        messages = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": text}]
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def _tokenise(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        # A chat template writes its own special tokens (transformers: "tokenise without special tokens").
+        special = not self.task.prompt.chat
+        encoding = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+        ids, offsets = list(encoding["input_ids"]), [(int(a), int(b)) for a, b in encoding["offset_mapping"]]
+        if not self.encoder:
+            # Some tokenizers append EOS; a causal model must be read at the last token of the text.
+            while offsets and offsets[-1][0] == offsets[-1][1]:
+                ids.pop()
+                offsets.pop()
+        bos = self.tokenizer.bos_token_id
+        if len(ids) > 1 and bos is not None and ids[0] == ids[1] == bos:
+            raise ModelError(
+                "the prompt starts with two BOS tokens: the template writes one and the tokenizer adds one; drop it from the template"
+            )
+        return ids, offsets
+
+    def _blank_is_a_token(self) -> bool:
+        if not self.joiner:
+            return False
+        text = "Answer: A"
+        _, offsets = self._tokenise(text)
+        return any(text[a:b] == " " for a, b in offsets)
+
+
+def _cut_marks(text: str) -> tuple[str, dict[int, tuple[int, int]]]:
+    """Text without markers and the character span of each marked option; a repeated option counts where it is last."""
+    plain: list[str] = []
+    spans: dict[int, tuple[int, int]] = {}
+    length, start, current = 0, 0, -1
+    for piece in re.split("([\U0010f000-\U0010f0ff])", text):
+        if not _MARK.fullmatch(piece):
+            plain.append(piece)
+            length += len(piece)
+        elif piece == _CLOSE:
+            spans[current] = (start, length)
+        else:
+            current, start = ord(piece) - _OPEN, length
+    return "".join(plain), spans
+
+
+def _token_span(offsets: Sequence[tuple[int, int]], start: int, stop: int) -> tuple[int, int]:
+    """Tokens that overlap the characters [start, stop)."""
+    inside = [i for i, (a, b) in enumerate(offsets) if a < stop and b > start and b > a]
+    if not inside:
+        raise DataError(f"no token covers the characters {start} to {stop} of a prompt: the tokenizer drops this text")
+    return inside[0], inside[-1] + 1

@@ -1,0 +1,62 @@
+"""What the student's encoder knows before any training: the gate's view of the student by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probekd.config import StudentConfig
+from probekd.student.inputs import encode, map_sequences
+from probekd.student.load import is_decoder, load_encoder, load_tokenizer, usable_length
+from probekd.tasks.base import Example, Kind
+from probekd.teacher.load import quiet_transformers
+
+
+def frozen_embeddings(
+    model: str | Path, task_rows: Sequence[Example], kind: Kind, *, config: StudentConfig, batch_size: int = 64
+) -> np.ndarray:
+    """Embed rows with the untouched encoder, on the same inputs that the student is given.
+
+    An embedding is the mean over the text's tokens of the last hidden state; for a decoder it is the last token's.
+
+    Args:
+        model: A local Transformers directory or a Hub id.
+        task_rows: At least one row; answers are not looked at.
+        kind: Decides the inputs: the question, or (question, option) pairs.
+        config: Gives ``max_length``, ``revision`` and ``trust_remote_code``.
+        batch_size: Token sequences a batch.
+
+    Returns:
+        float32 of shape (n, 1, d) for classification, (n, k_max, d) for multiple choice, zero beyond a row's options.
+
+    Raises:
+        ModelError: a checkpoint that cannot be used.
+        DataError: an option too long for ``max_length``.
+    """
+    tokenizer = load_tokenizer(model, config)
+    encoder = load_encoder(model, config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder.to(device)
+    last = is_decoder(encoder.config)
+
+    def embed(batch: dict[str, Tensor]) -> Tensor:
+        states: Tensor = encoder(**batch).last_hidden_state  # (b, tokens, d)
+        mask = batch["attention_mask"]
+        if last:
+            return states[torch.arange(len(states), device=device), mask.sum(dim=1) - 1]
+        weights = mask.unsqueeze(-1).to(states.dtype)
+        return (states * weights).sum(dim=1) / weights.sum(dim=1)
+
+    with quiet_transformers():
+        max_length = usable_length(tokenizer, encoder.config, config.max_length)
+        encoded = encode(tokenizer, task_rows, kind, max_length)
+        sequences = [sequence for row in encoded for sequence in row.sequences]
+        vectors = map_sequences(embed, tokenizer, sequences, batch_size=batch_size, device=device)
+    counts = np.array([len(row.sequences) for row in encoded])
+    result = np.zeros((len(encoded), counts.max(), vectors.shape[1]), dtype=np.float32)
+    result[np.arange(counts.max()) < counts[:, None]] = vectors
+    return result

@@ -1,0 +1,152 @@
+"""Load a student's checkpoint and tokenizer; what cannot work is refused with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_MULTIPLE_CHOICE_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForMultipleChoice,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from probekd.config import StudentConfig
+from probekd.errors import ModelError
+from probekd.tasks.base import Kind
+from probekd.teacher.load import quiet_transformers
+
+HEADS: dict[Kind, tuple[Any, Any]] = {
+    "classification": (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING),
+    "multiple_choice": (AutoModelForMultipleChoice, MODEL_FOR_MULTIPLE_CHOICE_MAPPING),
+}
+
+
+@contextmanager
+def _as_model_error(model: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"student {model}: cannot be loaded ({reason}); give a Hub id or a directory with config.json, "
+            "model.safetensors and a tokenizer"
+        ) from error
+
+
+def _source(config: StudentConfig) -> dict[str, Any]:
+    return {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+
+
+def load_tokenizer(model: str | Path, config: StudentConfig) -> Any:
+    """The checkpoint's tokenizer, padding on the right and with a pad token (its end token where it has none).
+
+    Raises:
+        ModelError: there is no tokenizer, or it has neither a pad nor an end token.
+    """
+    with _as_model_error(model), quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(model, **_source(config))
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        # Transformers 5 makes up an empty tokenizer for a BERT without tokenizer files: every word would be unknown.
+        raise ModelError(f"student {model}: it has no tokenizer files (tokenizer.json or vocab.txt); add them")
+    # Left padding shifts learned positions, and decoder heads look for the last token from the right.
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(f"student {model}: its tokenizer has no pad and no end token; add a pad token to it")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _load_config(model: str | Path, config: StudentConfig) -> Any:
+    with _as_model_error(model), quiet_transformers():
+        architecture = AutoConfig.from_pretrained(model, **_source(config))
+    if architecture.is_encoder_decoder:
+        raise ModelError(
+            f"student {model}: {architecture.model_type} is an encoder-decoder; take an encoder such as BERT, MiniLM, "
+            "DeBERTa or ModernBERT"
+        )
+    return architecture
+
+
+def load_classifier(
+    model: str | Path, kind: Kind, labels: tuple[str, ...], pad_token_id: int, config: StudentConfig
+) -> Any:
+    """The checkpoint in float32 with the head of ``kind``; a head that the checkpoint lacks starts at random.
+
+    Raises:
+        ModelError: not a model, an architecture without such a head, or encoder weights that are missing.
+    """
+    auto, mapping = HEADS[kind]
+    architecture = _load_config(model, config)
+    if type(architecture) not in mapping and auto.__name__ not in getattr(architecture, "auto_map", {}):
+        known = ", ".join(sorted({entry.model_type for entry in mapping}))
+        raise ModelError(
+            f"student {model}: {architecture.model_type} has no {auto.__name__.removeprefix('AutoModelFor')} head in "
+            f"Transformers, which a task of kind {kind} needs; these have one: {known}"
+        )
+    if kind == "classification":
+        architecture.num_labels = len(labels)
+        architecture.id2label = dict(enumerate(labels))
+        architecture.label2id = {label: index for index, label in enumerate(labels)}
+        architecture.problem_type = "single_label_classification"
+    if architecture.pad_token_id is None:
+        architecture.pad_token_id = pad_token_id
+    with _as_model_error(model), quiet_transformers():
+        # A checkpoint fine-tuned on another label set brings a head of another size: the student gets a new one.
+        network, info = auto.from_pretrained(
+            model,
+            config=architecture,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **_source(config),
+        )
+    _check_weights(model, network.base_model_prefix, info["missing_keys"])
+    return network
+
+
+def load_encoder(model: str | Path, config: StudentConfig) -> Any:
+    """The bare encoder in float32, in evaluation mode.
+
+    Raises:
+        ModelError: not a model, or encoder weights that are missing.
+    """
+    architecture = _load_config(model, config)
+    with _as_model_error(model), quiet_transformers():
+        network, info = AutoModel.from_pretrained(
+            model, config=architecture, dtype=torch.float32, output_loading_info=True, **_source(config)
+        )
+    _check_weights(model, "", info["missing_keys"])
+    return network.eval()
+
+
+def _check_weights(model: str | Path, prefix: str, missing: set[str]) -> None:
+    """Refuse a body that would start at random; heads, and poolers that were never saved, are expected to."""
+    body = sorted(key for key in missing if key.startswith(prefix) and "pooler" not in key)
+    if body:
+        raise ModelError(
+            f"student {model}: {len(body)} weights of the encoder are missing, such as {body[0]}; the weights do not "
+            "belong to this config.json"
+        )
+
+
+def is_decoder(architecture: Any) -> bool:
+    """Whether a Transformers config is of a decoder, whose last token alone has seen the whole text."""
+    return type(architecture) in MODEL_FOR_CAUSAL_LM_MAPPING and type(architecture) not in MODEL_FOR_MASKED_LM_MAPPING
+
+
+def usable_length(tokenizer: Any, architecture: Any, wanted: int) -> int:
+    """The longest input in tokens: ``wanted``, or less where the tokenizer or the position table ends earlier."""
+    positions = getattr(architecture, "max_position_embeddings", None) or wanted
+    return int(min(wanted, tokenizer.model_max_length, positions))

@@ -1,0 +1,174 @@
+"""Student: a trained model with its tokenizer, as read from a student directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probekd.config import StudentConfig
+from probekd.errors import ModelError, StoreError
+from probekd.files import read_json, write_json
+from probekd.student.inputs import encode, map_sequences
+from probekd.student.load import load_classifier, load_tokenizer
+from probekd.targets import softmax
+from probekd.tasks.base import Example, Kind
+
+INFO_FILE = "probekd.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentInfo:
+    """What ``probekd.json`` records.
+
+    Attributes:
+        kind: ``multiple_choice`` or ``classification``.
+        labels: The label set (classification), else empty.
+        max_length: Tokens a text; longer ones are cut.
+        method: What it was trained on.
+        base_model: The checkpoint that it started from.
+        task: Name of the task.
+        num_labels_used: Labelled training rows.
+        num_pool_rows: Unlabelled training rows.
+        num_cut_rows: Training rows with a text that was cut at ``max_length``.
+        training_loss: Mean over all training steps.
+        seed: Seed of the head, the order of rows and dropout.
+        versions: Versions of probekd, torch and transformers.
+        format_version: Of this file.
+    """
+
+    kind: Kind
+    labels: tuple[str, ...]
+    max_length: int
+    method: str
+    base_model: str
+    task: str
+    num_labels_used: int
+    num_pool_rows: int
+    num_cut_rows: int
+    training_loss: float
+    seed: int
+    versions: Mapping[str, str]
+    format_version: int = FORMAT_VERSION
+
+    def save(self, directory: Path) -> None:
+        """Write ``probekd.json``."""
+        write_json(directory / INFO_FILE, asdict(self))
+
+    @classmethod
+    def load(cls, directory: Path) -> StudentInfo:
+        """Read ``probekd.json``.
+
+        Raises:
+            ModelError: the directory has none.
+            StoreError: it is damaged or of another format version.
+        """
+        path = directory / INFO_FILE
+        if not path.is_file():
+            raise ModelError(f"{directory}: not a student, it has no {INFO_FILE}; give one that probekd trained")
+        values = read_json(path)
+        version = values.get("format_version") if isinstance(values, dict) else None
+        if version != FORMAT_VERSION:
+            known = f"this probekd reads {FORMAT_VERSION}"
+            raise StoreError(f"{path}: format version {version}, but {known}; train the student again")
+        try:
+            return cls(**{**values, "labels": tuple(values["labels"])})
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"{path}: damaged ({error}); train the student again") from None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Student:
+    """A trained student.
+
+    Attributes:
+        directory: A plain Transformers directory. When the student was trained without an output directory this is a
+            temporary one, deleted when the Student is.
+        info: What is known of its training.
+        network: The Transformers model, in evaluation mode, on cuda when present.
+        tokenizer: Its tokenizer.
+    """
+
+    directory: Path
+    info: StudentInfo
+    network: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    _temporary: TemporaryDirectory[str] | None = field(default=None, repr=False)
+
+    @property
+    def kind(self) -> Kind:
+        """``multiple_choice`` or ``classification``."""
+        return self.info.kind
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label set (classification), else empty."""
+        return self.info.labels
+
+    @classmethod
+    def load(
+        cls, directory: str | Path, *, trust_remote_code: bool = False, temporary: TemporaryDirectory[str] | None = None
+    ) -> Student:
+        """Read a student directory.
+
+        Args:
+            directory: What ``distill`` or a run wrote.
+            trust_remote_code: Run Python code that ships with the checkpoint.
+            temporary: Owner of ``directory``, when it is to live no longer than the Student.
+
+        Raises:
+            ModelError: not a student directory, or weights that cannot be loaded.
+            StoreError: a damaged one, or one of another format version.
+        """
+        directory = Path(directory)
+        info = StudentInfo.load(directory)
+        config = StudentConfig(model=str(directory), trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(directory, config)
+        network = load_classifier(directory, info.kind, info.labels, tokenizer.pad_token_id, config)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(
+            directory=directory,
+            info=info,
+            network=network.eval().to(device),
+            tokenizer=tokenizer,
+            _temporary=temporary,
+        )
+
+    def predict_proba(self, examples: Sequence[Example], *, batch_size: int = 64) -> list[np.ndarray]:
+        """Distribution over each row's options: float64 of shape (k_i,) that sums to 1, in the order of ``examples``.
+
+        Args:
+            examples: Rows; their answers are not looked at.
+            batch_size: Token sequences a batch; a row of multiple choice is one for each of its options.
+
+        Raises:
+            DataError: an option too long for ``max_length``.
+        """
+        if not examples:
+            return []
+        encoded = encode(self.tokenizer, examples, self.kind, self.info.max_length)
+        logits = map_sequences(
+            self._logits,
+            self.tokenizer,
+            [sequence for row in encoded for sequence in row.sequences],
+            batch_size=batch_size,
+            device=self.network.device,
+        )
+        if self.kind == "classification":
+            return [softmax(row) for row in logits]
+        ends = np.cumsum([len(row.sequences) for row in encoded])
+        return [softmax(row) for row in np.split(logits[:, 0], ends[:-1])]
+
+    def _logits(self, batch: dict[str, Tensor]) -> Tensor:
+        if self.kind == "multiple_choice":
+            # One option is scored at a time, so that options of different rows can share a batch without padding rows.
+            batch = {name: tensor.unsqueeze(1) for name, tensor in batch.items()}
+        logits: Tensor = self.network(**batch).logits
+        return logits

@@ -1,0 +1,145 @@
+"""Predict a file: rows in, the same rows with the student's prediction out, in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from probekd.errors import DataError
+from probekd.files import replacing
+from probekd.progress import Progress, Silent, working
+from probekd.student.model import Student, StudentInfo
+from probekd.student.tables import chunks, table_writer
+from probekd.tasks.base import Example, _check_options
+from probekd.tasks.readers import Row, read_rows
+from probekd.tasks.rows import options_of, text_of
+
+QUESTION_COLUMNS = ("question", "text", "sentence", "input")
+OPTION_COLUMNS = ("choices", "options")
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+ADDED = pa.schema(
+    {
+        "prediction": pa.string(),
+        "prediction_index": pa.int64(),
+        "confidence": pa.float64(),
+        "probs": pa.list_(pa.float64()),
+    }
+)
+
+
+def predict_file(
+    student_dir: str | Path,
+    input_path: Path,
+    output_path: Path,
+    *,
+    question: str | None = None,
+    options: str | Sequence[str] | None = None,
+    batch_rows: int = 1024,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Predict every row of a .csv, .jsonl or .parquet file; the output may be of another of these formats.
+
+    All columns are kept. Added are ``prediction`` (the label's name, or the option's text), ``prediction_index`` (from
+    0), ``confidence`` (its probability) and ``probs`` (a list over the options; JSON text in CSV). The input is read
+    twice: all of it is checked before the first row is predicted. The output appears when it is complete.
+
+    Args:
+        student_dir: A student directory.
+        input_path: Rows.
+        output_path: Where the rows go.
+        question: Column of the text; None = the first of question, text, sentence, input that the first row has.
+        options: Multiple choice: a column with a list of texts (in CSV, a JSON list), or the columns that hold one
+            option each, in which empty cells at the end mean fewer options; None = choices or options.
+        batch_rows: Rows in memory at a time.
+        overwrite: Replace an output file that exists.
+        progress: Told of the rows predicted.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        DataError: a file, column or row that cannot be used.
+        ModelError: not a student directory.
+    """
+    if output_path.suffix.lower() not in SUFFIXES:
+        raise DataError(f"{output_path}: cannot tell the format from its name; expected {', '.join(SUFFIXES)}")
+    if output_path.exists() and not overwrite:
+        raise DataError(f"{output_path}: exists already; give another name or ask to overwrite it")
+    if output_path.resolve() == input_path.resolve():
+        raise DataError(f"{output_path}: is the input; give another name")
+    to_example = _reader(StudentInfo.load(Path(student_dir)), input_path, question, options)
+    total, columns = _check(input_path, to_example)
+    student = Student.load(student_dir)
+    with (
+        working(progress or Silent(), "predict", total, "rows") as progress,
+        replacing(output_path) as unfinished,
+        table_writer(unfinished, output_path, input_path, columns, ADDED, batch_rows) as write,
+    ):
+        for chunk in chunks(read_rows(input_path), batch_rows):
+            examples = [to_example(where, row) for where, row in chunk]
+            probs = student.predict_proba(examples)
+            write([{**row, **_prediction(e, p)} for (_, row), e, p in zip(chunk, examples, probs, strict=True)])
+            progress.advance(len(chunk))
+    return total
+
+
+def _prediction(example: Example, probs: np.ndarray) -> Row:
+    best = int(probs.argmax())
+    return {
+        "prediction": example.options[best],
+        "prediction_index": best,
+        "confidence": float(probs[best]),
+        "probs": probs.tolist(),
+    }
+
+
+def _reader(
+    info: StudentInfo, path: Path, question: str | None, options: str | Sequence[str] | None
+) -> Callable[[str, Row], Example]:
+    """How a row becomes an Example; the columns are looked up once, in the first row."""
+    where, first = next(read_rows(path), (str(path), None))
+    if first is None:
+        raise DataError(f"{path}: has no rows")
+    text_column = _existing([question] if question else QUESTION_COLUMNS, first, where, "--question")
+    if info.kind == "classification":
+        if options is not None:
+            raise DataError(f"{path}: the student chooses among its own {len(info.labels)} labels; leave --options out")
+        return lambda where, row: Example(id=where, question=text_of(row, text_column, where), options=info.labels)
+    if options is None or isinstance(options, str):
+        columns: str | Sequence[str] = _existing([options] if options else OPTION_COLUMNS, first, where, "--options")
+    else:
+        columns = [_existing([name], first, where, "--options") for name in options]
+
+    def read(where: str, row: Row) -> Example:
+        choices = options_of(row, columns, where)
+        example = Example(id=where, question=text_of(row, text_column, where), options=choices)
+        _check_options(example, where)
+        return example
+
+    return read
+
+
+def _existing(names: Sequence[str], row: Row, where: str, option: str) -> str:
+    """The first of ``names`` that the row has."""
+    for name in names:
+        if name in row:
+            return name
+    wanted = " or ".join(map(repr, names))
+    raise DataError(f"{where}: no column {wanted}; found {', '.join(map(repr, row))}; name the right one with {option}")
+
+
+def _check(path: Path, to_example: Callable[[str, Row], Example]) -> tuple[int, tuple[str, ...]]:
+    """Read all rows once: their number and columns."""
+    columns: dict[str, None] = {}
+    total = 0
+    for where, row in read_rows(path):
+        to_example(where, row)
+        columns |= dict.fromkeys(row)
+        total += 1
+    if taken := [name for name in ADDED.names if name in columns]:
+        raise DataError(f"{path}: has a column {taken[0]!r} already; rename it, it would be replaced")
+    return total, tuple(columns)

@@ -1,0 +1,238 @@
+"""The teacher pass: prompts in, states at chosen positions and depths out, and the output readouts' numbers with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from probekd.config import Position
+from probekd.errors import ModelError
+from probekd.progress import Progress, Silent
+from probekd.prompts import Prompt, TokenSequence
+from probekd.teacher.batching import token_batches
+from probekd.teacher.hooks import run_body, state_hooks
+from probekd.teacher.load import Teacher
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Vocabulary logits of this many numbers at a time: 128 MiB in float32.
+_LOGITS_AT_ONCE = 2**25
+_SELF_CHECK_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What one pass over n prompts gives.
+
+    Attributes:
+        states: By position: ``answer`` (depths, n, d); ``option_end`` and ``option_mean`` (depths, n, k, d), zero beyond
+            a row's own options.
+        label_logits: (n, k) logits of the label tokens at ``answer``, NaN beyond a row's options; None if not asked for.
+        option_loglik: (n, k) summed log-likelihood of each option's text in nats, NaN beyond; None if not ``branched``.
+    """
+
+    states: dict[Position, Tensor]
+    label_logits: np.ndarray | None
+    option_loglik: np.ndarray | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Branch:
+    """One sequence and where its options go: row of the reading, index of its first option."""
+
+    row: int
+    first: int
+    sequence: TokenSequence
+
+
+def read_states(
+    teacher: Teacher,
+    prompts: Sequence[Prompt],
+    *,
+    positions: Sequence[Position],
+    depths: Sequence[int],
+    max_options: int,
+    label_tokens: Sequence[Sequence[int]] | None = None,
+    likelihood: bool = False,
+    progress: Progress | None = None,
+) -> Reading:
+    """Run the teacher over prompts in batches of similar length and keep only what was asked for.
+
+    Args:
+        teacher: The frozen model.
+        prompts: Rows of one layout.
+        positions: Positions to keep.
+        depths: Depths to keep, each in 0..L.
+        max_options: k of the returned arrays.
+        label_tokens: For each row the token ids of its labels; None = no ``label_token`` readout.
+        likelihood: Score the ``scored`` span of each sequence.
+        progress: Told the tokens as they are done.
+
+    Raises:
+        ModelError: a state is not finite; names row, depth and position.
+    """
+    progress = progress or Silent()
+    device, dtype = teacher.device, next(teacher.body.parameters()).dtype
+    shape = {
+        "answer": (len(prompts),),
+        "option_end": (len(prompts), max_options),
+        "option_mean": (len(prompts), max_options),
+    }
+    states: dict[Position, Tensor] = {
+        p: torch.zeros((len(depths), *shape[p], teacher.width), dtype=dtype) for p in positions
+    }
+    label_logits = np.full((len(prompts), max_options), np.nan) if label_tokens is not None else None
+    loglik = np.full((len(prompts), max_options), np.nan) if likelihood else None
+    outputs = label_tokens is not None or likelihood
+    wanted = sorted({*depths, *([teacher.depths] if outputs else [])})
+    place = {depth: i for i, depth in enumerate(depths)}
+    branches = [_Branch(row=r, first=i, sequence=s) for r, p in enumerate(prompts) for i, s in enumerate(p.sequences)]
+
+    for batch in token_batches([len(b.sequence.tokens) for b in branches], teacher.config.batch_tokens):
+        members = [branches[i] for i in batch]
+        picks = _Picks(members, device)
+
+        def visit(depth: int, hidden: Tensor, picks: _Picks = picks, members: list[_Branch] = members) -> None:
+            if depth in place:
+                for position in positions:
+                    picks.store(position, hidden, states[position][place[depth]])
+            if outputs and depth == teacher.depths:
+                if label_logits is not None:
+                    assert label_tokens is not None
+                    _read_label_logits(teacher, hidden, members, label_tokens, label_logits)
+                if loglik is not None:
+                    _read_likelihood(teacher, hidden, members, loglik)
+
+        with torch.inference_mode(), state_hooks(teacher, wanted, visit, stop=True):
+            run_body(teacher, [m.sequence.tokens for m in members])
+        progress.advance(sum(len(m.sequence.tokens) for m in members))
+
+    _check_finite(states, depths, prompts)
+    return Reading(states=states, label_logits=label_logits, option_loglik=loglik)
+
+
+class _Picks:
+    """Index tensors of one batch: computed once, used at every depth."""
+
+    def __init__(self, members: Sequence[_Branch], device: torch.device) -> None:
+        answers = [(b, m.sequence.answer, m.row) for b, m in enumerate(members) if m.first == 0]
+        spans = [
+            (b, a, z, m.row, m.first + j) for b, m in enumerate(members) for j, (a, z) in enumerate(m.sequence.options)
+        ]
+        tokens = [(b, t, s) for s, (b, a, z, _, _) in enumerate(spans) for t in range(a, z)]
+        self.answer_at = torch.tensor([a[:2] for a in answers], dtype=torch.long, device=device).reshape(-1, 2)
+        self.answer_rows = torch.tensor([a[2] for a in answers], dtype=torch.long)
+        self.end_at = torch.tensor([(b, z - 1) for b, _, z, _, _ in spans], dtype=torch.long, device=device).reshape(
+            -1, 2
+        )
+        self.token_at = torch.tensor(tokens, dtype=torch.long, device=device).reshape(-1, 3)
+        self.span_lengths = torch.tensor([z - a for _, a, z, _, _ in spans], dtype=torch.float32, device=device)
+        self.option_rows = torch.tensor([s[3:] for s in spans], dtype=torch.long).reshape(-1, 2)
+
+    def store(self, position: Position, hidden: Tensor, out: Tensor) -> None:
+        """Copy this batch's states of one depth and position into ``out``: (n, d) or (n, k, d)."""
+        if position == "answer":
+            out[self.answer_rows] = hidden[self.answer_at[:, 0], self.answer_at[:, 1]].to("cpu")
+            return
+        if position == "option_end":
+            picked = hidden[self.end_at[:, 0], self.end_at[:, 1]]
+        else:
+            sums = torch.zeros(len(self.span_lengths), hidden.shape[-1], device=hidden.device)
+            sums.index_add_(0, self.token_at[:, 2], hidden[self.token_at[:, 0], self.token_at[:, 1]].float())
+            picked = (sums / self.span_lengths[:, None]).to(hidden.dtype)
+        out[self.option_rows[:, 0], self.option_rows[:, 1]] = picked.to("cpu")
+
+
+def _vocabulary_logits(teacher: Teacher, hidden: Tensor, tokens: Tensor | None = None) -> Tensor:
+    """Logits in float32 from pre-norm states (m, d): all of the vocabulary, or only ``tokens``."""
+    assert teacher.head_weight is not None
+    normed = teacher.norm(hidden) if teacher.norm is not None else hidden
+    weight = teacher.head_weight if tokens is None else teacher.head_weight[tokens]
+    logits = (normed.to(weight.dtype) @ weight.T).float()
+    if teacher.head_bias is not None:
+        logits = logits + (teacher.head_bias if tokens is None else teacher.head_bias[tokens]).float()
+    if teacher.softcap:
+        logits = torch.tanh(logits / teacher.softcap) * teacher.softcap
+    return logits
+
+
+def _read_label_logits(
+    teacher: Teacher, hidden: Tensor, members: Sequence[_Branch], label_tokens: Sequence[Sequence[int]], out: np.ndarray
+) -> None:
+    rows = torch.stack([hidden[b, m.sequence.answer] for b, m in enumerate(members)])
+    distinct = sorted({t for m in members for t in label_tokens[m.row]})
+    column = {token: i for i, token in enumerate(distinct)}
+    logits = _vocabulary_logits(teacher, rows, torch.tensor(distinct, device=hidden.device)).cpu().numpy()
+    for values, member in zip(logits, members, strict=True):
+        tokens = label_tokens[member.row]
+        # Labels that begin with the same token share its probability evenly: the readout cannot tell them apart.
+        shares = np.array([tokens.count(t) for t in tokens])
+        out[member.row, : len(tokens)] = values[[column[t] for t in tokens]] - np.log(shares)
+
+
+def _read_likelihood(teacher: Teacher, hidden: Tensor, members: Sequence[_Branch], out: np.ndarray) -> None:
+    # The token at t is predicted by the state at t - 1.
+    flat = [(i, t - 1, m.sequence.tokens[t]) for i, m in enumerate(members) for t in range(*m.sequence.scored)]
+    at = torch.tensor(flat, dtype=torch.long, device=hidden.device)
+    sums = torch.zeros(len(members), dtype=torch.float64, device=hidden.device)
+    assert teacher.head_weight is not None
+    for part in at.split(max(1, _LOGITS_AT_ONCE // teacher.head_weight.shape[0])):
+        logits = _vocabulary_logits(teacher, hidden[part[:, 0], part[:, 1]])
+        said = logits.gather(1, part[:, 2:]).squeeze(1) - logits.logsumexp(dim=1)
+        sums.index_add_(0, part[:, 0], said.double())
+    for value, member in zip(sums.tolist(), members, strict=True):
+        out[member.row, member.first] = value
+
+
+def _check_finite(states: dict[Position, Tensor], depths: Sequence[int], prompts: Sequence[Prompt]) -> None:
+    for position, tensor in states.items():
+        if not bool(torch.isfinite(tensor).all()):
+            bad = (~torch.isfinite(tensor.flatten(2))).any(dim=2).nonzero()[0]
+            raise ModelError(
+                f"the teacher's state at depth {depths[int(bad[0])]}, position {position}, row {prompts[int(bad[1])].id!r} is not finite "
+                "(NaN or infinity); load it in float32, and check its weights"
+            )
+
+
+def check_pass(teacher: Teacher, prompt: Prompt, label_tokens: Sequence[int] | None) -> None:
+    """Compare our pass on one row with Transformers' own ``output_hidden_states`` and logits, before trusting it.
+
+    One short forward pass buys certainty about the block stack, the depth convention, the norm and the head of an
+    architecture that no test has met.
+
+    Raises:
+        ModelError: they differ by more than rounding; names what and where.
+    """
+    sequence = prompt.sequences[0]
+    seen: dict[int, Tensor] = {}
+    depths = range(teacher.depths + 1)
+    with torch.inference_mode():
+        ids = torch.tensor([sequence.tokens], device=teacher.device)
+        theirs = teacher.model(input_ids=ids, output_hidden_states=True)
+        with state_hooks(teacher, depths, lambda depth, hidden: seen.update({depth: hidden.clone()}), stop=True):
+            run_body(teacher, [sequence.tokens])
+        last = seen[teacher.depths]
+        if teacher.norm is not None:
+            seen[teacher.depths] = teacher.norm(last)
+        pairs = [(f"state at depth {k}", seen[k], theirs.hidden_states[k]) for k in depths]
+        if label_tokens is not None:
+            labels = torch.tensor(label_tokens, device=teacher.device)
+            ours = _vocabulary_logits(teacher, last[:, sequence.answer], labels)
+            pairs.append(("logits of the label tokens", ours, theirs.logits[:, sequence.answer][:, labels]))
+    for what, ours, reference in pairs:
+        _expect_equal(what, ours, reference, teacher)
+
+
+def _expect_equal(what: str, ours: Tensor, theirs: Tensor, teacher: Teacher) -> None:
+    tolerance = _SELF_CHECK_TOLERANCE[teacher.config.dtype]
+    error = float((ours.float() - theirs.float()).abs().max() / theirs.float().abs().max().clamp_min(1e-30))
+    if not error <= tolerance:
+        raise ModelError(
+            f"{teacher.name}: our {what} differs from Transformers' own by {error:.1e} (relative; at most {tolerance:.0e} is rounding); "
+            f"the architecture {type(teacher.body).__name__} is not supported"
+        )
