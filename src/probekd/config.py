@@ -120,9 +120,9 @@ class StudentConfig(Section):
     """Further students, trained on the same labels (and pool, for KD) and saved in ``baselines/``."""
     epochs: float = Field(default=4, gt=0)
     """Passes over labelled rows and pool, for the KD methods."""
-    label_epochs: float = Field(default=10, gt=0)
+    label_epochs: float = Field(default=15, gt=0)
     """Passes over the labelled rows, for ``labels``: it sees fewer rows, so it gets more passes."""
-    learning_rate: float = Field(default=5e-5, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
     batch_size: int = Field(default=16, ge=1)
     """Rows a step; in multiple choice a row is all of its options."""
     alpha: float = Field(default=0.5, ge=0, le=1)

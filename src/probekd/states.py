@@ -8,6 +8,7 @@ written last, so a directory with a manifest is whole.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import time
@@ -84,7 +85,7 @@ class StateStore:
     @cached_property
     def index(self) -> dict[str, list[Any]]:
         """Columns of index.parquet, in the shards' row order."""
-        return pq.read_table(self.directory / "index.parquet").to_pydict()
+        return dict(pq.read_table(self.directory / "index.parquet").to_pydict())
 
     @cached_property
     def row_of(self) -> dict[str, int]:
@@ -156,10 +157,20 @@ class States:
         Raises:
             StoreError: the stores come from different teachers or dtypes, which must never be mixed.
         """
-        teachers = {content_hash(*s.manifest["teacher"].values()): s.manifest["teacher"] for s in self.stores}
+        # The same weights may lie under two names.
+        teachers = {
+            (s.manifest["teacher"]["fingerprint"], s.manifest["teacher"]["dtype"]): s.manifest["teacher"]
+            for s in self.stores
+        }
         if len(teachers) != 1:
             raise StoreError(f"states of {len(teachers)} different teachers or dtypes cannot be used together")
-        return next(iter(teachers.values()))  # type: ignore[no-any-return]
+        return next(iter(teachers.values()))
+
+    def ids(self, layout: Layout, split: str) -> list[str]:
+        """Ids of a split's rows, in the order of their ids, so that it does not depend on how they were stored."""
+        return sorted(
+            {i for s in self.stores if s.layout == layout and s.manifest["split"] == split for i in s.index["id"]}
+        )
 
     def read(self, layout: Layout, position: Position, depth: int, ids: Sequence[str]) -> np.ndarray:
         """States of rows by id, (n, d) or (n, k, d) float32, k the most options that any of the stores holds.
@@ -287,9 +298,10 @@ def extract(
         teacher = load_teacher(teacher)
     progress = progress or Silent()
     kept_depths = tuple(sorted(set(depths))) if depths is not None else tuple(range(teacher.depths + 1))
-    if kept_depths[-1] > teacher.depths:
+    outside = [depth for depth in kept_depths if not 0 <= depth <= teacher.depths]
+    if outside:
         raise DataError(
-            f"depth {kept_depths[-1]} asked for, but {teacher.name} has {teacher.depths} blocks (depths 0 to {teacher.depths})"
+            f"depth {outside[0]} asked for, but {teacher.name} has {teacher.depths} blocks (depths 0 to {teacher.depths})"
         )
     task, prompts = encode_task(teacher, task, splits=splits, layouts=layouts)
     jobs = []
@@ -411,14 +423,16 @@ class _Job:
                 self._compute(number, rows, progress)
         self._write_index()
         self._write_manifest(time.monotonic() - began)
-        for number in range(len(self.shards)):
-            self._outputs(number).unlink(missing_ok=True)
 
     def _shard(self, number: int) -> Path:
         return self.directory / f"shard-{number:05}.safetensors"
 
-    def _outputs(self, number: int) -> Path:
-        return self.directory / f"outputs-{number:05}.parquet"
+    def _outputs(self, number: int) -> dict[str, list[Any]]:
+        """What a shard's rows said in words; kept in the shard's header, so that one is never there without the other."""
+        from safetensors import safe_open
+
+        with safe_open(self._shard(number), framework="pt") as tensors:
+            return dict(json.loads(tensors.metadata()["outputs"]))
 
     def _compute(self, number: int, rows: range, progress: Progress) -> None:
         from safetensors.torch import save_file
@@ -436,21 +450,20 @@ class _Job:
             progress=progress,
         )
         outputs = {"label_logits": reading.label_logits, "option_loglik": reading.option_loglik}
-        columns = {
+        columns: dict[str, list[Any]] = {
             name: [_own(v, self.prompts[r]) for v, r in zip(values, rows, strict=True)]
             for name, values in outputs.items()
             if values is not None
         }
-        with replacing(self._outputs(number)) as temporary:
-            pq.write_table(pa.table({"id": [self.prompts[r].id for r in rows], **columns}), temporary)
-        # The shard is the mark that its outputs are there too, so it is written after them.
+        columns["id"] = [self.prompts[r].id for r in rows]
         with replacing(self._shard(number)) as temporary:
             tensors: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in reading.states.items()}
-            save_file(tensors, temporary)
+            save_file(tensors, temporary, metadata={"outputs": json.dumps(columns)})
             os.chmod(temporary, 0o644)
 
     def _write_index(self) -> None:
-        tables = [pq.read_table(self._outputs(number)) for number in range(len(self.shards))]
+        parts = [self._outputs(number) for number in range(len(self.shards))]
+        outputs = {name: [value for part in parts for value in part[name]] for name in parts[0]}
         described = pa.table(
             {
                 "id": [p.id for p in self.prompts],
@@ -462,10 +475,9 @@ class _Job:
                 "option_bytes": [list(p.option_bytes) for p in self.prompts],
             }
         )
-        outputs = pa.concat_tables(tables)
-        assert outputs["id"].equals(described["id"]), "outputs are not in the rows' order"
-        for name in outputs.column_names[1:]:
-            described = described.append_column(name, outputs[name])
+        assert outputs.pop("id") == described["id"].to_pylist(), "outputs are not in the rows' order"
+        for name, values in outputs.items():
+            described = described.append_column(name, pa.array(values))
         with replacing(self.directory / "index.parquet") as temporary:
             pq.write_table(described, temporary)
 

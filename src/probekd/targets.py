@@ -93,3 +93,20 @@ def gold_targets(ids: Sequence[str], answers: Sequence[int], counts: Sequence[in
     return SoftTargets(
         ids=tuple(ids), splits=("train",) * n, logits=tuple(logits), sources=("gold",) * n, folds=(-1,) * n
     )
+
+
+def cross_fitted_targets(
+    labelled: Sequence[str],
+    honest: Sequence[np.ndarray],
+    folds: Sequence[int],
+    pool: Sequence[str],
+    pooled: Sequence[np.ndarray],
+) -> SoftTargets:
+    """Out-of-fold logits for labelled rows, the fold models' mean for the pool."""
+    return SoftTargets(
+        ids=(*labelled, *pool),
+        splits=("train",) * len(labelled) + ("unlabelled",) * len(pool),
+        logits=(*honest, *pooled),
+        sources=("oof",) * len(labelled) + ("pooled",) * len(pool),
+        folds=(*folds, *(-1,) * len(pool)),
+    )

@@ -193,10 +193,13 @@ def _check_finite(states: dict[Position, Tensor], depths: Sequence[int], prompts
     for position, tensor in states.items():
         if not bool(torch.isfinite(tensor).all()):
             bad = (~torch.isfinite(tensor.flatten(2))).any(dim=2).nonzero()[0]
-            raise ModelError(
-                f"the teacher's state at depth {depths[int(bad[0])]}, position {position}, row {prompts[int(bad[1])].id!r} is not finite "
-                "(NaN or infinity); load it in float32, and check its weights"
-            )
+            raise _not_finite(depths[int(bad[0])], f"position {position}, row {prompts[int(bad[1])].id!r}")
+
+
+def _not_finite(depth: int, where: str) -> ModelError:
+    return ModelError(
+        f"the teacher's state at depth {depth}, {where} is not finite (NaN or infinity); load it in float32, and check its weights"
+    )
 
 
 def check_pass(teacher: Teacher, prompt: Prompt, label_tokens: Sequence[int] | None) -> None:
@@ -206,7 +209,7 @@ def check_pass(teacher: Teacher, prompt: Prompt, label_tokens: Sequence[int] | N
     architecture that no test has met.
 
     Raises:
-        ModelError: they differ by more than rounding; names what and where.
+        ModelError: they differ by more than rounding, or a state is not finite; names what and where.
     """
     sequence = prompt.sequences[0]
     seen: dict[int, Tensor] = {}
@@ -216,6 +219,9 @@ def check_pass(teacher: Teacher, prompt: Prompt, label_tokens: Sequence[int] | N
         theirs = teacher.model(input_ids=ids, output_hidden_states=True)
         with state_hooks(teacher, depths, lambda depth, hidden: seen.update({depth: hidden.clone()}), stop=True):
             run_body(teacher, [sequence.tokens])
+        broken = [depth for depth, hidden in seen.items() if not bool(torch.isfinite(hidden).all())]
+        if broken:
+            raise _not_finite(broken[0], f"row {prompt.id!r}")
         last = seen[teacher.depths]
         if teacher.norm is not None:
             seen[teacher.depths] = teacher.norm(last)

@@ -88,8 +88,7 @@ def resolve_model(model: str | Path, revision: str | None = None) -> Path:
         return path
     if (
         path.exists()
-        or os.sep in str(model).strip(os.sep)
-        and len(path.parts) != 2
+        or (os.sep in str(model).strip(os.sep) and len(path.parts) != 2)
         or str(model).startswith((".", os.sep))
     ):
         raise ModelError(f"{model}: no such model directory")
@@ -161,7 +160,7 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
 
     try:
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)  # type: ignore[no-any-return]
+            return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{directory}: its tokenizer cannot be loaded: {_first_line(error)}") from None
 
@@ -195,9 +194,10 @@ def load_teacher(config: TeacherConfig | str | Path) -> Teacher:
                 )
             encoder = is_encoder(model_config)
             family = AutoModel if encoder else AutoModelForCausalLM
-            model, report = family.from_pretrained(
+            loaded: Any = family.from_pretrained(
                 directory, dtype=getattr(torch, config.dtype), output_loading_info=True, **options
             )
+            model, report = loaded
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{config.model}: cannot be loaded as a teacher: {_first_line(error)}") from None
     body = model if encoder else model.base_model

@@ -1,0 +1,132 @@
+"""The states cache as a user sees it: what is there, is it whole, and make room."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from probekd.errors import ConfigError, StoreError
+from probekd.files import read_json
+from probekd.states import StateStore
+from probekd.teacher.load import cache_dir
+
+# An unfinished store this young may belong to a running process.
+UNFINISHED_SECONDS = 24 * 3600
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedStore:
+    """One directory of the cache; sizes in bytes, times in seconds since 1970."""
+
+    key: str
+    finished: bool
+    bytes: int
+    rows: int
+    task: str
+    split: str
+    layout: str
+    teacher: str
+    used: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON object."""
+        return asdict(self)
+
+
+def list_stores() -> list[CachedStore]:
+    """Every store of the cache, least recently used first."""
+    root = cache_dir() / "states"
+    found = [_describe(d) for d in sorted(root.iterdir()) if d.is_dir()] if root.is_dir() else []
+    return sorted(found, key=lambda s: (s.used, s.key))
+
+
+def _describe(directory: Path) -> CachedStore:
+    files = [f.stat() for f in directory.iterdir() if f.is_file()]
+    manifest: dict[str, Any] = {}
+    try:
+        manifest = read_json(directory / "manifest.json")
+    except StoreError:
+        pass  # unfinished, or damaged: listed as such
+    used = max((max(f.st_atime, f.st_mtime) for f in files), default=directory.stat().st_mtime)
+    return CachedStore(
+        key=directory.name,
+        finished=bool(manifest),
+        bytes=sum(f.st_size for f in files),
+        rows=int(manifest.get("rows", 0)),
+        task=str(manifest.get("task", "?")),
+        split=str(manifest.get("split", "?")),
+        layout=str(manifest.get("layout", "?")),
+        teacher=str(manifest.get("teacher", {}).get("name", "?")),
+        used=used,
+    )
+
+
+def verify_stores() -> dict[str, list[str]]:
+    """Damaged files by store key, over all finished stores."""
+    damaged = {}
+    for store in list_stores():
+        directory = cache_dir() / "states" / store.key
+        if not (directory / "manifest.json").is_file():
+            continue
+        try:
+            bad = StateStore.open(directory).verify()
+        except StoreError:
+            bad = ["manifest.json"]
+        if bad:
+            damaged[store.key] = bad
+    return damaged
+
+
+def collect(keep: int) -> list[CachedStore]:
+    """Remove stores, least recently used first, until at most ``keep`` bytes are left; returns what was removed."""
+    stores = list_stores()
+    total = sum(s.bytes for s in stores)
+    removed = []
+    for store in stores:
+        if total <= keep:
+            break
+        if not store.finished and time.time() - store.used < UNFINISHED_SECONDS:
+            continue
+        directory = cache_dir() / "states" / store.key
+        # Without its manifest a directory is unfinished to every reader, so nobody trusts one that is half removed.
+        (directory / "manifest.json").unlink(missing_ok=True)
+        shutil.rmtree(directory)
+        removed.append(store)
+        total -= store.bytes
+    return removed
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``20GB``, ``500M`` or ``0``; raises ConfigError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text, flags=re.IGNORECASE)
+    if not match:
+        raise ConfigError(f"{text!r} is not a size; write something like 20GB, 500MB or 0")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def print_stores(stores: list[CachedStore]) -> None:
+    """A table for people."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("key", "task", "split", "layout", "teacher", "rows", "MB", "last used", box=None, header_style="bold")
+    for s in stores:
+        last = time.strftime("%Y-%m-%d %H:%M", time.localtime(s.used))
+        cells = (
+            s.key,
+            s.task if s.finished else "(unfinished)",
+            s.split,
+            s.layout,
+            s.teacher,
+            str(s.rows),
+            f"{s.bytes / 1e6:,.1f}",
+            last,
+        )
+        table.add_row(*(Text(c) for c in cells))
+    Console().print(table if stores else "the cache is empty")

@@ -1,0 +1,1 @@
+"""What is measured at the end: scores, paired differences, and the gate's verdict before it."""

@@ -1,0 +1,76 @@
+"""Fixtures that every room's tests share: a states cache of their own, tiny teachers, two small mixed tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from tiny import choice_row, save_model
+
+from probekd.config import PromptConfig, TeacherConfig
+from probekd.tasks.base import Example, Task
+from probekd.teacher.load import Teacher, load_teacher
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Session fixtures load teachers too, and must not write to the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROBEKD_CACHE", str(tmp_path_factory.mktemp("session-cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def cache_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty states cache for each test."""
+    directory = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("PROBEKD_CACHE", str(directory))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Directory of a family's model, built once."""
+    return cache(lambda family: save_model(family, tmp_path_factory.mktemp(family)))
+
+
+@pytest.fixture(scope="session")
+def teacher_of(model_dir: Callable[[str], Path]) -> Callable[[str], Teacher]:
+    """A family's model loaded as a teacher, once; small batches, so that one task fills several."""
+    return cache(lambda family: load_teacher(TeacherConfig(model=str(model_dir(family)), batch_tokens=200)))
+
+
+@pytest.fixture
+def llama(teacher_of: Callable[[str], Teacher]) -> Teacher:
+    return teacher_of("llama")
+
+
+@pytest.fixture
+def choices() -> Task:
+    """Multiple choice: 3 to 5 options, questions and options of very different lengths."""
+    train = (
+        choice_row("a", "What does a cow eat?", "grass", "stones", "light"),
+        choice_row("b", "Which of these is a tool?", "soup", "hammer", "the old horse", "rice", "cloud", answer=1),
+        choice_row(
+            "c", "Where does the sun rise, seen from here on the old red hill?", "in the east", "here", "east", "no"
+        ),
+        choice_row("d", "Is it?", "yes it is, and it always was so", "no", "42", "é ß 漢", answer=None),
+    )
+    test = (choice_row("e", "Why?", "light", "rice", "a", answer=2),)
+    return Task(name="choices", kind="multiple_choice", splits={"train": train, "test": test})
+
+
+@pytest.fixture
+def kinds_of_text() -> Task:
+    """Classification of short texts into three labels."""
+    labels = ("animal", "tool", "food")
+    texts = ("the red cow", "an old hammer is here, and a new one", "soup", "a horse eats grass")
+    rows = tuple(Example(id=f"k{i}", question=t, options=labels, answer=i % 3) for i, t in enumerate(texts))
+    return Task(name="kinds", kind="classification", splits={"train": rows}, labels=labels)
+
+
+@pytest.fixture
+def chat_prompt() -> PromptConfig:
+    return PromptConfig(chat=True, system="Be brief.")
