@@ -103,7 +103,9 @@ def test_the_mean_at_the_last_depth_is_taken_before_the_norm(llama: Teacher, cho
 
 
 @pytest.mark.parametrize("family", CAUSAL)
-def test_readouts_are_stored_with_the_states(family: str, teacher_of: TeacherOf, model_dir: ModelDir, choices: Task) -> None:
+def test_readouts_are_stored_with_the_states(
+    family: str, teacher_of: TeacherOf, model_dir: ModelDir, choices: Task
+) -> None:
     teacher = teacher_of(family)
     states = extract(teacher, choices)
     model = AutoModelForCausalLM.from_pretrained(model_dir(family), dtype=torch.float32).eval()
@@ -116,9 +118,13 @@ def test_readouts_are_stored_with_the_states(family: str, teacher_of: TeacherOf,
             return ids, model(input_ids=torch.tensor([ids])).logits[0].double()
 
     for row in choices.rows():
-        listed = f"{row.question}\n" + "".join(f"{c}. {o}\n" for c, o in zip("ABCDE", row.options, strict=False)) + "Answer:"
+        listed = (
+            f"{row.question}\n" + "".join(f"{c}. {o}\n" for c, o in zip("ABCDE", row.options, strict=False)) + "Answer:"
+        )
         _, logits = logp(listed)
-        letters = [teacher.tokenizer(f" {c}", add_special_tokens=False)["input_ids"] for c in "ABCDE"[: len(row.options)]]
+        letters = [
+            teacher.tokenizer(f" {c}", add_special_tokens=False)["input_ids"] for c in "ABCDE"[: len(row.options)]
+        ]
         expected = [float(logits[-1, ids[0]]) for ids in letters]
         np.testing.assert_allclose(states.column("listed", "label_logits", [row.id])[0], expected, rtol=1e-4, atol=1e-4)
         prefix = f"Question: {row.question}\nAnswer:"
@@ -240,7 +246,9 @@ def test_a_kill_in_the_second_shard_leaves_the_first(
         assert path.read_bytes() == (directory / path.name).read_bytes()
 
 
-def test_shards_hold_what_one_shard_would(llama: Teacher, choices: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_hold_what_one_shard_would(
+    llama: Teacher, choices: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = extract(llama, choices, cache=tmp_path / "whole")
     monkeypatch.setattr(states_module, "ROWS_AT_ONCE", 2)
     parts = extract(llama, choices, cache=tmp_path / "parts")
@@ -263,7 +271,9 @@ def keys(teacher: Teacher, task: Task, **options: object) -> list[str]:
     return [s.directory.name for s in extract(teacher, task, splits=["train"], layouts=["listed"], **options).stores]
 
 
-def test_key_is_blind_to_row_order_and_place(llama: Teacher, choices: Task, model_dir: ModelDir, tmp_path: Path) -> None:
+def test_key_is_blind_to_row_order_and_place(
+    llama: Teacher, choices: Task, model_dir: ModelDir, tmp_path: Path
+) -> None:
     shuffled = replace(choices, splits={"train": choices.splits["train"][::-1]})
     assert keys(llama, shuffled) == keys(llama, choices)
     copy = shutil.copytree(model_dir("llama"), tmp_path / "elsewhere")
@@ -352,7 +362,9 @@ def with_max_length(teacher: Teacher, on_long: str) -> Teacher:
 
 
 def test_a_prompt_that_is_too_long_is_an_error(llama: Teacher, choices: Task) -> None:
-    with pytest.raises(DataError, match=r"row '[bcd]': its listed prompt has \d+ tokens, the teacher's\s+context is 45"):
+    with pytest.raises(
+        DataError, match=r"row '[bcd]': its listed prompt has \d+ tokens, the teacher's\s+context is 45"
+    ):
         extract(with_max_length(llama, "error"), choices)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import time
@@ -48,10 +49,8 @@ def list_stores() -> list[CachedStore]:
 def _describe(directory: Path) -> CachedStore:
     files = [f.stat() for f in directory.iterdir() if f.is_file()]
     manifest: dict[str, Any] = {}
-    try:
+    with contextlib.suppress(StoreError):  # unfinished or damaged: listed as such
         manifest = read_json(directory / "manifest.json")
-    except StoreError:
-        pass  # unfinished, or damaged: listed as such
     used = max((max(f.st_atime, f.st_mtime) for f in files), default=directory.stat().st_mtime)
     return CachedStore(
         key=directory.name,

@@ -21,10 +21,3 @@ class ModelError(ProbeKDError):
 
 class StoreError(ProbeKDError):
     """A cache or run directory that is damaged, foreign, or made by another version or config."""
-
-
-class MissingExtraError(ProbeKDError):
-    """An optional dependency is not installed; names the extra that brings it."""
-
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"this needs the package {package!r}: install it with  pip install 'probekd[{extra}]'")

@@ -74,8 +74,9 @@ def print_estimate(found: dict[str, Any]) -> None:
         table.add_row(split, f"{s['rows']:,}", f"{s['tokens']:,}", f"{s['bytes'] / 1e6:,.1f}")
     console = Console()
     console.print(table)
+    minutes, rate = found["seconds"] / 60, found["tokens_per_second"]
     console.print(
-        f"at most {found['tokens']:,} teacher tokens, about {found['seconds'] / 60:.1f} minutes at {found['tokens_per_second']:,.0f} tokens/s "
-        f"here, and {found['bytes'] / 1e6:,.1f} MB of states; training the students comes on top",
+        f"at most {found['tokens']:,} teacher tokens, about {minutes:.1f} minutes at {rate:,.0f} tokens/s here, and "
+        f"{found['bytes'] / 1e6:,.1f} MB of states; training the students comes on top",
         highlight=False,
     )

@@ -184,7 +184,8 @@ def _controls(run: Run, probe: Probe, examples: Sequence[Example]) -> dict[str, 
     found: dict[str, Any] = {"prior": dict(score(priors, answers.tolist()))}
     shallow = [c for c in probe.candidates if c.reader.depth == 0]
     if shallow:
-        found["depth_0"] = dict(min(shallow, key=lambda c: c.scores["nll"]).scores)
+        best = min(shallow, key=lambda c: c.nll)
+        found["depth_0"] = {"accuracy": best.accuracy, "nll": best.nll, "ece": best.ece, "n": len(examples)}
     found["shuffled_labels"] = dict(
         fit_shuffled(probe, run.stored("extract"), examples, config=run.config.probe, seed=run.config.seed)
     )
@@ -381,18 +382,11 @@ def run_stages(
         StoreError: with ``only``, an earlier stage is not done.
     """
     path = config.runs_dir / (config.name or "run")
-    created = not path.exists()
-    prepared = RunDirectory(path)
-    run = Run(prepared, config, progress or Silent())
+    run = Run(RunDirectory(path), config, progress or Silent())
     _check_inputs(run)  # before anything is written
-    try:
-        with prepared.locked():
-            run = Run(RunDirectory.prepare(config, resume=resume), config, progress or Silent())
-            _run_locked(run, only, say)
-    finally:
-        if created and path.is_dir() and not (path / "run.json").is_file():
-            (path / ".lock").unlink(missing_ok=True)
-            path.rmdir()
+    with run.directory.locked():
+        RunDirectory.prepare(config, resume=resume)
+        _run_locked(run, only, say)
     return path
 
 

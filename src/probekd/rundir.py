@@ -48,7 +48,8 @@ class RunDirectory:
                 for d in (read_yaml(stored), config.model_dump(mode="json"))
             )
             changes = config_differences(before, now)
-            if changes and not resume:
+            started = any(entry["status"] == "done" for entry in run.record["stages"].values())
+            if changes and started and not resume:
                 listing = "\n".join(f"  {line}" for line in changes)
                 raise ConfigError(
                     f"{path} was made with another config:\n{listing}\n"
@@ -77,6 +78,7 @@ class RunDirectory:
         """
         from filelock import FileLock, Timeout
 
+        created = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
@@ -89,6 +91,9 @@ class RunDirectory:
             yield
         finally:
             lock.release()
+            if created and not (self.path / "config.yaml").is_file():
+                (self.path / ".lock").unlink(missing_ok=True)
+                self.path.rmdir()
 
     def note(self, notes: tuple[str, ...]) -> None:
         """Replace what was noted while reading the data."""

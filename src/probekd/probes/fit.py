@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -39,7 +39,9 @@ class Candidate:
     """A reader and its out-of-fold scores, with its own temperature; the best of many of these is too good to be true."""
 
     reader: Reader
-    scores: Scores
+    accuracy: float
+    nll: float
+    ece: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +124,8 @@ class Probe:
             writer = csv.writer(stream)
             writer.writerow(["position", "depth", "kind", "l2", "accuracy", "nll", "ece", "layout"])
             for c in self.candidates:
-                r, s = c.reader, c.scores
-                writer.writerow([r.position, r.depth, "logistic", r.l2, s["accuracy"], s["nll"], s["ece"], r.layout])
+                r = c.reader
+                writer.writerow([r.position, r.depth, "logistic", r.l2, c.accuracy, c.nll, c.ece, r.layout])
         chosen = next(c for c in self.candidates if c.reader == self.reader)
         write_json(
             directory / "probe.json",
@@ -138,9 +140,9 @@ class Probe:
                 "teacher": dict(self.teacher),
                 "ids": list(self.ids),
                 "optimism": {
-                    "chosen_nll": chosen.scores["nll"],
+                    "chosen_nll": chosen.nll,
                     "outside_nll": self.scores["nll"],
-                    "chosen_accuracy": chosen.scores["accuracy"],
+                    "chosen_accuracy": chosen.accuracy,
                     "outside_accuracy": self.scores["accuracy"],
                 },
                 **(summary or {}),
@@ -176,9 +178,14 @@ def _read_candidates(path: Path) -> list[Candidate]:
         return [
             Candidate(
                 reader=Reader(
-                    layout=row["layout"], position=row["position"], depth=int(row["depth"]), l2=float(row["l2"])
-                ),  # type: ignore[arg-type]
-                scores={"accuracy": float(row["accuracy"]), "nll": float(row["nll"]), "ece": float(row["ece"])},  # type: ignore[typeddict-item]
+                    layout=cast(Layout, row["layout"]),
+                    position=cast(Position, row["position"]),
+                    depth=int(row["depth"]),
+                    l2=float(row["l2"]),
+                ),
+                accuracy=float(row["accuracy"]),
+                nll=float(row["nll"]),
+                ece=float(row["ece"]),
             )
             for row in csv.DictReader(stream)
         ]
@@ -268,7 +275,8 @@ def _scored(
     result = []
     for reader, logits, temperature in zip(readers, outer, choice.temperatures, strict=True):
         probs = [softmax(row[:k] / temperature) for row, k in zip(logits, counts, strict=True)]
-        result.append(Candidate(reader=reader, scores=score(probs, answers)))
+        scores = score(probs, answers)
+        result.append(Candidate(reader=reader, accuracy=scores["accuracy"], nll=scores["nll"], ece=scores["ece"]))
     return result
 
 

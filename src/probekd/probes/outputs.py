@@ -145,7 +145,7 @@ def _raw(states: States, name: str, ids: Sequence[str], counts: Sequence[int], w
     unit = {"sum": None, "per token": "option_tokens", "per byte": "option_bytes"}[name.split(", ")[1]]
     if unit is None:
         return loglik
-    return loglik / _pad(states.column("branched", unit, ids), width, fill=1.0)
+    return np.asarray(loglik / _pad(states.column("branched", unit, ids), width, fill=1.0))
 
 
 def _pad(rows: Sequence[Sequence[Any]], width: int, fill: float = -np.inf) -> np.ndarray:

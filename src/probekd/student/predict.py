@@ -13,7 +13,7 @@ from probekd.files import replacing
 from probekd.progress import Progress, Silent, working
 from probekd.student.model import Student, StudentInfo
 from probekd.student.tables import chunks, table_writer
-from probekd.tasks.base import Example, _check_options
+from probekd.tasks.base import Example, check_options
 from probekd.tasks.readers import Row, read_rows
 from probekd.tasks.rows import options_of, text_of
 
@@ -117,7 +117,7 @@ def _reader(
     def read(where: str, row: Row) -> Example:
         choices = options_of(row, columns, where)
         example = Example(id=where, question=text_of(row, text_column, where), options=choices)
-        _check_options(example, where)
+        check_options(example, where)
         return example
 
     return read

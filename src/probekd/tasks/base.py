@@ -164,13 +164,15 @@ def check_task(task: Task) -> None:
             where = f"task {task.name}, split {split}, row {e.id!r}"
             if not e.question.strip():
                 raise DataError(f"{where}: the question is empty")
-            if task.kind == "multiple_choice":
-                _check_options(e, where)
+            # Worked examples are only shown; a benchmark's dev split must keep its official rows.
+            if task.kind == "multiple_choice" and split != "dev":
+                check_options(e, where)
             if e.answer is not None and not 0 <= e.answer < len(e.options):
                 raise DataError(f"{where}: answer {e.answer} is outside its {len(e.options)} options (0-based)")
 
 
-def _check_options(example: Example, where: str) -> None:
+def check_options(example: Example, where: str) -> None:
+    """Raise DataError unless a multiple-choice row has 2 to 10 options, none empty and no two equal."""
     if not 2 <= len(example.options) <= 10:
         raise DataError(f"{where}: {len(example.options)} option(s); multiple choice needs 2 to 10")
     if any(not option.strip() for option in example.options):

@@ -118,9 +118,13 @@ def _multiple_choice(row: Row, where: str, default_id: str) -> Example:
 
 
 def drop_equal_options(task: Task) -> Task:
-    """Leave out rows with two equal options, whose answer is not unique, and note how many; for published data only."""
+    """Leave out rows with two equal options, whose answer is not unique, and note how many; for published data only.
+
+    Worked examples (``dev``) are only shown, and stay.
+    """
     kept = {
-        split: tuple(e for e in rows if len(set(e.options)) == len(e.options)) for split, rows in task.splits.items()
+        split: tuple(e for e in rows if split == "dev" or len(set(e.options)) == len(e.options))
+        for split, rows in task.splits.items()
     }
     dropped = {split: len(rows) - len(kept[split]) for split, rows in task.splits.items()}
     notes = [f"{_rows(count, split)} left out" for split, count in dropped.items() if count]

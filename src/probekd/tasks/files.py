@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from probekd.config import PromptConfig, Section, read_yaml, validate
 from probekd.errors import DataError
 from probekd.tasks.answers import AnswerFormat, label_name, resolve_answers
-from probekd.tasks.base import Example, Kind, Task, _check_options
+from probekd.tasks.base import Example, Kind, Task, check_options
 from probekd.tasks.readers import Located, Row, Source, read_source
 from probekd.tasks.rows import Draft, id_of, is_empty, missing_column, options_of, text_of
 
@@ -163,7 +163,7 @@ def _draft(row: Row, where: str, default_id: str, split: str, spec: TaskFile) ->
         subject="" if is_empty(subject) else text_of(row, columns.subject, where),
     )
     if spec.kind == "multiple_choice":
-        _check_options(Example(id=draft.id, question=draft.question, options=draft.options), where)
+        check_options(Example(id=draft.id, question=draft.question, options=draft.options), where)
     return draft
 
 

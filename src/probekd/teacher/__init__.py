@@ -1,0 +1,1 @@
+"""The teacher: load, hooks, batching, and the pass that reads states."""

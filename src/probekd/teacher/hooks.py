@@ -72,8 +72,8 @@ def run_body(teacher: Teacher, sequences: Sequence[Sequence[int]]) -> None:
     import torch
 
     longest = max(len(s) for s in sequences)
-    pad = teacher.tokenizer.pad_token_id or 0
-    ids = torch.tensor([[*s, *[pad] * (longest - len(s))] for s in sequences], device=teacher.device)
+    # Nothing reads the padding, so any token serves; the tokenizer's pad token may lie beyond the embedding (Qwen2).
+    ids = torch.tensor([[*s, *[0] * (longest - len(s))] for s in sequences], device=teacher.device)
     inputs: dict[str, Any] = {"input_ids": ids}
     if teacher.encoder:
         lengths = torch.tensor([len(s) for s in sequences], device=teacher.device)

@@ -179,6 +179,7 @@ def load_teacher(config: TeacherConfig | str | Path) -> Teacher:
         ModelError: not a model, an architecture without a recognisable stack of blocks, or an encoder-decoder.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     if not isinstance(config, TeacherConfig):
@@ -198,7 +199,7 @@ def load_teacher(config: TeacherConfig | str | Path) -> Teacher:
                 directory, dtype=getattr(torch, config.dtype), output_loading_info=True, **options
             )
             model, report = loaded
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{config.model}: cannot be loaded as a teacher: {_first_line(error)}") from None
     body = model if encoder else model.base_model
     missing = sorted(report["missing_keys"])
