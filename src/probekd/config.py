@@ -97,7 +97,7 @@ class ProbeConfig(Section):
     """Positions to try; None = every one that the task's kind and layouts have."""
     depths: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Depths to try; None = all, embeddings (0) to the last block."""
-    l2: tuple[Annotated[float, Field(gt=0)], ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    l2: tuple[Annotated[float, Field(gt=0)], ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
     """Strengths tried: the loss is mean cross-entropy + l2/2 * |w|^2 on standardised features."""
     folds: int = Field(default=5, ge=3)
     """Cross-fitting folds; the nested choice leaves two out at a time, so three are the least."""

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from workspace import LABELS, Workspace, classification_rows, workspace
+
+from probekd.config import RunConfig
+from probekd.errors import ConfigError, StoreError
+from probekd.run import STAGES, run_stages, scores_of
+
+STAGE_NAMES = [stage.name for stage in STAGES]
+SHARED = Path(os.environ.get("PROBEKD_SHARED", Path(__file__).parents[2] / "shared"))
+# run.json holds times, config.yaml the place of the run, and the page shows both.
+VARYING = {"run.json", "config.yaml", "report.html"}
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, model_dir: Callable[[str], Path]
+) -> Iterator[Callable[[str, str], Workspace]]:
+    """The workspace of a kind of task and a teacher, run to its end once; tests take copies of it."""
+
+    def make(kind: str, teacher: str) -> Workspace:
+        root = tmp_path_factory.mktemp(f"{kind}-{teacher}")
+        made = workspace(root, kind, teacher=model_dir(teacher), student=model_dir("bert"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PROBEKD_CACHE", str(root / "cache"))
+            run_stages(made.load())
+        return made
+
+    yield cache(make)
+
+
+@pytest.fixture
+def copied(finished: Callable[[str, str], Workspace], tmp_path: Path) -> Callable[..., RunConfig]:
+    """The config of a copy of the finished classification run, and its overrides."""
+    source = finished("classification", "llama")
+    shutil.copytree(source.run, tmp_path / "runs" / "cfg")
+
+    def config(*overrides: str) -> RunConfig:
+        return source.load(f"runs_dir={tmp_path / 'runs'}", *overrides)
+
+    return config
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, model_dir: Callable[[str], Path]) -> Callable[..., Workspace]:
+    """A new workspace with the same rows, in a directory of a name."""
+
+    def make(name: str, **changes: Any) -> Workspace:
+        models = {"teacher": model_dir("llama"), "student": model_dir("bert")}
+        return workspace(tmp_path / name, "classification", **models, **changes)
+
+    return make
+
+
+def run_watched(config: RunConfig, **options: Any) -> list[str]:
+    """Run; returns the stages that did work."""
+    worked: list[str] = []
+
+    def say(stage: str, status: str) -> None:
+        if status == "running":
+            worked.append(stage)
+
+    run_stages(config, say=say, **options)
+    return worked
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """Bytes of every file that must come out the same, by name."""
+    return {
+        str(f.relative_to(run)): f.read_bytes() for f in run.rglob("*") if f.is_file() and f.name not in VARYING
+    }
+
+
+def times(run: Path) -> dict[Path, int]:
+    return {f: f.stat().st_mtime_ns for f in run.rglob("*") if f.is_file()}
+
+
+def flip(path: Path) -> None:
+    """Flip one bit in the middle of a file; its size stays."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()  # a hard link elsewhere must keep the old bytes
+    path.write_bytes(data)
+
+
+def chosen(run: Path) -> tuple[Any, list[Any]]:
+    reader = json.loads((run / "probes" / "probe.json").read_text())["reader"]
+    return reader, pq.read_table(run / "targets.parquet").to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "teacher"), [("classification", "llama"), ("multiple_choice", "llama"), ("classification", "bert")]
+)
+def test_a_finished_run_keeps_the_contract(
+    finished: Callable[[str, str], Workspace], kind: str, teacher: str
+) -> None:
+    script = SHARED / "checks" / "run_contract.py"
+    if not script.is_file():
+        pytest.skip(f"{script} is not here; PROBEKD_SHARED names its directory")
+    run = finished(kind, teacher).run
+    done = subprocess.run([sys.executable, script, run], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "the contract holds"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "teacher"), [("classification", "llama"), ("multiple_choice", "llama"), ("classification", "bert")]
+)
+def test_a_finished_run_holds_every_row_once(
+    finished: Callable[[str, str], Workspace], kind: str, teacher: str
+) -> None:
+    made = finished(kind, teacher)
+    targets = pq.read_table(made.run / "targets.parquet").to_pylist()
+    options = {row["id"]: len(row.get("options", LABELS)) for rows in made.rows.values() for row in rows}
+    wanted = sorted(row["id"] for split in ("train", "unlabelled") for row in made.rows[split])
+    assert sorted(t["id"] for t in targets) == wanted
+    assert all(len(t["probs"]) == options[t["id"]] for t in targets)
+    assert {t["source"] for t in targets if t["split"] == "train"} == {"oof"}
+    assert {t["source"] for t in targets if t["split"] == "unlabelled"} == {"pooled"}
+    predictions = pq.read_table(made.run / "predictions.parquet").to_pylist()
+    tested = sorted(row["id"] for row in made.rows["test"])
+    for who in ("teacher_output", "probe", "student"):
+        assert sorted(p["id"] for p in predictions if p["who"] == who) == tested
+    assert set(scores_of(made.run)["test"]) == {
+        "teacher_output",
+        "probe",
+        "student",
+        "student:labels",
+        "student:logit-kd",
+    }
+
+
+def test_a_second_run_does_nothing(copied: Callable[..., RunConfig]) -> None:
+    config = copied()
+    before = times(config.runs_dir / "cfg" / "states"), contents(config.runs_dir / "cfg")
+    stamps = {f: t for f, t in times(config.runs_dir / "cfg").items() if f.name not in ("config.yaml", ".lock")}
+    assert run_watched(config) == []
+    assert (times(config.runs_dir / "cfg" / "states"), contents(config.runs_dir / "cfg")) == before
+    now = times(config.runs_dir / "cfg")
+    assert {f: now[f] for f in stamps} == stamps
+    assert set(now) - set(stamps) == {config.runs_dir / "cfg" / n for n in ("config.yaml", ".lock")}
+
+
+DAMAGES = {
+    "probes/probe.json": "probe",
+    "probes/probe.safetensors": "probe",
+    "probes/depths.csv": "probe",
+    "targets.parquet": "label",
+    "baselines/logit-kd/targets.parquet": "label",
+    "student/model.safetensors": "distill",
+    "student/config.json": "distill",
+    "baselines/labels/student/model.safetensors": "distill",
+    "predictions.parquet": "evaluate",
+    "metrics.json": "evaluate",
+    "report.html": "report",
+}
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, flip], ids=["deleted", "flipped"])
+@pytest.mark.parametrize(("name", "stage"), DAMAGES.items(), ids=list(DAMAGES))
+def test_a_damaged_artefact_is_made_again_as_it_was(
+    copied: Callable[..., RunConfig], name: str, stage: str, damage: Callable[[Path], None]
+) -> None:
+    config = copied()
+    run = config.runs_dir / "cfg"
+    before = contents(run)
+    damage(run / name)
+    assert run_watched(config) == [stage]
+    assert contents(run) == before
+    assert run_watched(config) == []
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, flip], ids=["deleted", "flipped"])
+@pytest.mark.parametrize("file", ["manifest.json", "index.parquet", "shard-00000.safetensors"])
+@pytest.mark.parametrize("stage", ["extract", "label", "evaluate"])
+def test_damaged_states_are_read_again(
+    copied: Callable[..., RunConfig], stage: str, file: str, damage: Callable[[Path], None]
+) -> None:
+    config = copied()
+    run = config.runs_dir / "cfg"
+    before = contents(run)
+    key = json.loads((run / "run.json").read_text())["stages"][stage]["states"][0]
+    damage(run / "states" / key / file)
+    assert run_watched(config) == [stage]
+    assert contents(run) == before
+
+
+def test_another_config_is_refused_with_what_differs(copied: Callable[..., RunConfig]) -> None:
+    config = copied("student.epochs=2", "probe.folds=4")
+    before = times(config.runs_dir / "cfg")
+    with pytest.raises(ConfigError) as refusal:
+        run_stages(config)
+    assert "probe.folds: 3 -> 4" in str(refusal.value)
+    assert "student.epochs: 1.0 -> 2.0" in str(refusal.value)
+    assert str(refusal.value).count(" -> ") == 2
+    assert "--resume" in str(refusal.value)
+    assert {f: t for f, t in times(config.runs_dir / "cfg").items() if f.name != ".lock"} == {
+        f: t for f, t in before.items() if f.name != ".lock"
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "first"),
+    [
+        ("teacher.batch_tokens=512", None),
+        ("evaluate.bootstrap=150", "evaluate"),
+        ("student.learning_rate=0.001", "distill"),
+        ("probe.l2=[0.3]", "probe"),
+        ("prompt.instruction=Say what it is.", "extract"),
+    ],
+)
+def test_resume_does_again_what_depends_on_the_change(
+    copied: Callable[..., RunConfig], override: str, first: str | None
+) -> None:
+    config = copied(override)
+    wanted = STAGE_NAMES[STAGE_NAMES.index(first) :] if first else []
+    assert run_watched(config, resume=True) == wanted
+    assert run_watched(config) == []
+
+
+def test_stages_one_by_one_make_the_same_files(
+    finished: Callable[[str, str], Workspace], copied: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    config = copied(f"runs_dir={tmp_path / 'single'}")
+    for stage in STAGE_NAMES:
+        assert run_watched(config, only=stage) == [stage]
+    assert contents(tmp_path / "single" / "cfg") == contents(finished("classification", "llama").run)
+    assert run_watched(config) == []
+
+
+def test_a_stage_wants_its_predecessors(copied: Callable[..., RunConfig], tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="the stage extract is not done for this config; run  probekd extract"):
+        run_stages(copied(f"runs_dir={tmp_path / 'single'}"), only="label")
+
+
+def test_a_directory_is_worked_in_by_one_process(copied: Callable[..., RunConfig]) -> None:
+    from probekd.rundir import RunDirectory
+
+    config = copied()
+    with (
+        RunDirectory(config.runs_dir / "cfg").locked(),
+        pytest.raises(StoreError, match="another process is working in"),
+    ):
+        run_stages(config)
+
+
+def test_answers_of_the_pool_are_never_seen(
+    finished: Callable[[str, str], Workspace], fresh: Callable[..., Workspace]
+) -> None:
+    """The pool's answers are in the file; other answers there must change nothing."""
+    other = fresh("other")
+    for row in other.rows["unlabelled"]:
+        row["answer"] = LABELS[(LABELS.index(row["answer"]) + 1) % len(LABELS)]
+    run_stages(other.load(), only="extract")
+    run_stages(other.load(), only="probe")
+    run_stages(other.load(), only="label")
+    assert chosen(other.run) == chosen(finished("classification", "llama").run)
+
+
+def test_further_test_rows_change_no_choice(
+    finished: Callable[[str, str], Workspace], fresh: Callable[..., Workspace]
+) -> None:
+    more = fresh("more")
+    more.rows["test"] += classification_rows("more", 25, seed=9)
+    run_stages(more.load())
+    before = finished("classification", "llama")
+    assert chosen(more.run) == chosen(before.run)
+    gates = [json.loads((run / "metrics.json").read_text())["gate"] for run in (more.run, before.run)]
+    assert gates[0] == gates[1]
+    assert (more.run / "student" / "model.safetensors").read_bytes() == (
+        before.run / "student" / "model.safetensors"
+    ).read_bytes()
+    assert scores_of(more.run)["test"]["student"]["n"] == 65
