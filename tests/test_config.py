@@ -140,7 +140,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_dumped_config_says_everything_and_loads_again(tmp_path: Path) -> None:
     config = load_config(written(tmp_path, SHORT), ["task.limit={test: 4}", "prompt.layouts=[branched]"])
     text = dump_config(config)
-    assert yaml.safe_load(text)["probe"]["l2"] == [0.01, 0.03, 0.1, 0.3, 1.0, 3.0]
+    assert yaml.safe_load(text)["probe"]["l2"] == list(ProbeConfig().l2)
     assert validate(RunConfig, yaml.safe_load(text), "again") == config
 
 

@@ -17,11 +17,12 @@ from workspace import LABELS, Workspace, classification_rows, workspace
 from probekd.config import RunConfig
 from probekd.errors import ConfigError, StoreError
 from probekd.run import STAGES, run_stages, scores_of
+from probekd.teacher.load import cache_dir
 
 STAGE_NAMES = [stage.name for stage in STAGES]
 SHARED = Path(os.environ.get("PROBEKD_SHARED", Path(__file__).parents[2] / "shared"))
-# run.json holds times, config.yaml the place of the run, and the page shows both.
-VARYING = {"run.json", "config.yaml", "report.html"}
+# Times are in run.json and in the manifests, the place of the run is in config.yaml, and the page shows both.
+VARYING = {"run.json", "manifest.json", "config.yaml", "report.html", ".lock"}
 
 
 @pytest.fixture(scope="session")
@@ -78,9 +79,7 @@ def run_watched(config: RunConfig, **options: Any) -> list[str]:
 
 def contents(run: Path) -> dict[str, bytes]:
     """Bytes of every file that must come out the same, by name."""
-    return {
-        str(f.relative_to(run)): f.read_bytes() for f in run.rglob("*") if f.is_file() and f.name not in VARYING
-    }
+    return {str(f.relative_to(run)): f.read_bytes() for f in run.rglob("*") if f.is_file() and f.name not in VARYING}
 
 
 def times(run: Path) -> dict[Path, int]:
@@ -103,9 +102,7 @@ def chosen(run: Path) -> tuple[Any, list[Any]]:
 @pytest.mark.parametrize(
     ("kind", "teacher"), [("classification", "llama"), ("multiple_choice", "llama"), ("classification", "bert")]
 )
-def test_a_finished_run_keeps_the_contract(
-    finished: Callable[[str, str], Workspace], kind: str, teacher: str
-) -> None:
+def test_a_finished_run_keeps_the_contract(finished: Callable[[str, str], Workspace], kind: str, teacher: str) -> None:
     script = SHARED / "checks" / "run_contract.py"
     if not script.is_file():
         pytest.skip(f"{script} is not here; PROBEKD_SHARED names its directory")
@@ -139,6 +136,17 @@ def test_a_finished_run_holds_every_row_once(
         "student:labels",
         "student:logit-kd",
     }
+
+
+def test_each_stage_reads_its_own_rows_only(finished: Callable[[str, str], Workspace]) -> None:
+    run = finished("classification", "llama").run
+    stages = json.loads((run / "run.json").read_text())["stages"]
+    read = {
+        stage: {json.loads((run / "states" / key / "manifest.json").read_text())["split"] for key in entry["states"]}
+        for stage, entry in stages.items()
+        if "states" in entry
+    }
+    assert read == {"extract": {"train"}, "label": {"unlabelled"}, "evaluate": {"test"}}
 
 
 def test_a_second_run_does_nothing(copied: Callable[..., RunConfig]) -> None:
@@ -194,6 +202,34 @@ def test_damaged_states_are_read_again(
     damage(run / "states" / key / file)
     assert run_watched(config) == [stage]
     assert contents(run) == before
+    assert run_watched(config) == []
+
+
+def test_states_that_are_damaged_in_the_cache_too_are_named(copied: Callable[..., RunConfig]) -> None:
+    config = copied("runs_dir=" + str(copied().runs_dir.parent / "other"))
+    run_stages(config, only="extract")
+    run = config.runs_dir / "cfg"
+    key = json.loads((run / "run.json").read_text())["stages"]["extract"]["states"][0]
+    shard = run / "states" / key / "shard-00000.safetensors"
+    damaged = bytearray(shard.read_bytes())
+    damaged[-1] ^= 1
+    with shard.open("r+b") as file:  # in place, so that the link in the cache has it too
+        file.write(damaged)
+    with pytest.raises(StoreError, match=rf"{key} is damaged \(shard-00000.safetensors\); remove this directory"):
+        run_stages(config)
+    shutil.rmtree(cache_dir() / "states" / key)
+    assert run_watched(config, only="extract") == ["extract"]
+    assert shard.read_bytes() != damaged
+
+
+def test_what_a_killed_process_was_writing_is_swept_away(copied: Callable[..., RunConfig]) -> None:
+    config = copied()
+    run = config.runs_dir / "cfg"
+    (run / ".metrics.json.0123abcd.tmp").write_text("{")
+    (run / "states" / ".key.0123abcd.tmp").mkdir()
+    (run / "states" / ".key.0123abcd.tmp" / "index.parquet").write_bytes(b"PAR1")
+    assert run_watched(config) == []
+    assert not list(run.rglob("*.tmp"))
 
 
 def test_another_config_is_refused_with_what_differs(copied: Callable[..., RunConfig]) -> None:

@@ -57,9 +57,6 @@ def main() -> None:
     except ProbeKDError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted: what was finished is kept; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
 
@@ -94,8 +91,11 @@ def _progress(console: Console) -> Iterator[Any]:
         TextColumn("{task.percentage:>3.0f}%"),
         Rate(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
-    with Bars(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True) as bars:
+    # Where there is no terminal, rich would print an empty line for the bar that it cannot draw.
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
 
         class Bar:
             def start(self, what: str, total: int, unit: str) -> None:
@@ -127,8 +127,12 @@ def _run(config: RunConfig, *, only: str | None, resume: bool, as_json: bool) ->
             took = "done before" if status == "skipped" else f"done in {time.monotonic() - began[stage]:.0f} s"
             console.print(f"[bold]{stage:<9}[/] {took}", highlight=False)
 
-    with _progress(console) as progress:
-        path = run_stages(config, only=only, resume=resume, progress=progress, say=say)
+    try:
+        with _progress(console) as progress:
+            path = run_stages(config, only=only, resume=resume, progress=progress, say=say)
+    except KeyboardInterrupt:  # caught here, because typer ends silently when one reaches it
+        print("\ninterrupted: what was finished is kept; run the same command again to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
     record = json.loads((path / "run.json").read_text(encoding="utf-8"))
     if not as_json:
         for note in record["notes"]:

@@ -46,6 +46,12 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def remove_leftovers(directory: Path) -> None:
+    """Remove what ``replacing`` left behind when its process was killed; the caller holds the directory alone."""
+    for leftover in sorted(directory.rglob(".*.????????.tmp")):
+        _remove(leftover)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)

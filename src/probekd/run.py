@@ -12,7 +12,7 @@ import numpy as np
 
 from probekd.config import Method, RunConfig
 from probekd.errors import StoreError
-from probekd.files import read_json, replacing, write_json
+from probekd.files import file_digest, read_json, replacing, write_json
 from probekd.metrics import Scores, score
 from probekd.progress import Progress, Silent
 from probekd.rundir import RunDirectory, stage_key
@@ -116,7 +116,13 @@ def _figures(states: States | None) -> dict[str, Any]:
 
 
 def _state_files(run: Run, states: States | None) -> list[str]:
-    return [str((s.directory / "manifest.json").relative_to(run.path)) for s in (states.stores if states else ())]
+    stores = states.stores if states else ()
+    names = [
+        s.directory / name
+        for s in stores
+        for name in ("manifest.json", s.manifest["index"]["file"], *(shard["file"] for shard in s.manifest["shards"]))
+    ]
+    return [str(name.relative_to(run.path)) for name in names]
 
 
 def _extract(run: Run) -> Mapping[str, Any]:
@@ -222,8 +228,7 @@ def _distill(run: Run) -> Mapping[str, Any]:
     for method, place in _students(run.config).items():
         # A student that this stage finished before it was interrupted is not trained again.
         mark = run.path / ".parts" / f"{method}.json"
-        part = {"key": key, "place": place}
-        if not (mark.is_file() and read_json(mark) == part and (run.path / place / "probekd.json").is_file()):
+        if not (mark.is_file() and read_json(mark) == {"key": key, "files": _digests(run, place)}):
             distill(
                 run.config.student.model,
                 run.task,
@@ -234,10 +239,16 @@ def _distill(run: Run) -> Mapping[str, Any]:
                 seed=run.config.seed,
                 progress=run.progress,
             )
-            write_json(mark, part)
+            write_json(mark, {"key": key, "files": _digests(run, place)})
         Student.load(run.path / place, trust_remote_code=run.config.student.trust_remote_code)
-        files += [str(f.relative_to(run.path)) for f in sorted((run.path / place).rglob("*")) if f.is_file()]
+        files += _digests(run, place)
     return {"files": files}
+
+
+def _digests(run: Run, place: str) -> dict[str, str]:
+    """Checksum of every file under a place, by name in the run directory."""
+    files = sorted(f for f in (run.path / place).rglob("*") if f.is_file())
+    return {str(f.relative_to(run.path)): file_digest(f) for f in files}
 
 
 def _targets(run: Run, method: Method) -> SoftTargets | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from probekd.config import RunConfig, config_differences, dump_config, read_yaml
 from probekd.errors import ConfigError, StoreError
-from probekd.files import file_digest, read_json, write_json, write_text
+from probekd.files import file_digest, read_json, remove_leftovers, write_json, write_text
 from probekd.tasks.base import content_hash
 
 FORMAT = 1
@@ -88,6 +88,7 @@ class RunDirectory:
                 f"another process is working in {self.path}; wait for it, or choose another name"
             ) from None
         try:
+            remove_leftovers(self.path)
             yield
         finally:
             lock.release()

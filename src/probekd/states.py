@@ -546,11 +546,18 @@ def link_store(store: StateStore, directory: Path) -> StateStore:
     """Give a run directory its own name for a store's files: hard links, or copies across file systems.
 
     A link keeps the run whole when the cache is emptied, and costs no space.
+
+    Raises:
+        StoreError: the store in the cache is damaged.
     """
     import shutil
 
     target = directory / store.directory.name
-    if not (target / "manifest.json").is_file():
+    if not _is_copy(target, store):
+        if bad := store.verify():
+            raise StoreError(
+                f"{store.directory} is damaged ({', '.join(bad)}); remove this directory and run the same command again"
+            )
         with replacing(target) as temporary:
             temporary.mkdir()
             for file in sorted(store.directory.iterdir()):
@@ -562,3 +569,10 @@ def link_store(store: StateStore, directory: Path) -> StateStore:
                     except OSError:
                         shutil.copy2(file, temporary / file.name)
     return StateStore.open(target)
+
+
+def _is_copy(directory: Path, store: StateStore) -> bool:
+    """Whether a directory holds a store's files, whole."""
+    manifest = directory / "manifest.json"
+    same = manifest.is_file() and manifest.read_bytes() == (store.directory / "manifest.json").read_bytes()
+    return same and not StateStore(directory, store.manifest).verify()

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -41,9 +43,7 @@ def by_sklearn(states: np.ndarray, answers: np.ndarray, train: np.ndarray, l2: f
     return np.asarray(model.predict_log_proba(states.astype(np.float64)))
 
 
-def by_scipy(
-    states: np.ndarray, answers: np.ndarray, present: np.ndarray, train: np.ndarray, l2: float
-) -> np.ndarray:
+def by_scipy(states: np.ndarray, answers: np.ndarray, present: np.ndarray, train: np.ndarray, l2: float) -> np.ndarray:
     """As ``by_sklearn`` for the option scorer: its objective written down once more and given to BFGS."""
     there = states[train][present[train]].astype(np.float64)
     z = (states - there.mean(0)) / there.std(0)
@@ -57,8 +57,8 @@ def by_scipy(
     return logp(minimize(objective, np.zeros(states.shape[2]), method="BFGS", options={"gtol": 1e-7}).x)
 
 
-def fitted(seed: int, kind: str) -> tuple[CrossFit, np.ndarray, list[tuple[np.ndarray, np.ndarray, float]]]:
-    """A cross-fit, its folds, and for each strength a function's worth of arguments to refit it by brute force."""
+def fitted(seed: int, kind: str) -> tuple[CrossFit, np.ndarray, Callable[[np.ndarray, float], np.ndarray]]:
+    """A cross-fit, its folds, and its brute-force double: log-probabilities of all rows from the rows of ``train``."""
     if kind == "answer":
         states, answers, folds = rows(seed, 60, 4, 3)
         present = np.ones((60, 3), dtype=bool)
@@ -72,7 +72,7 @@ def fitted(seed: int, kind: str) -> tuple[CrossFit, np.ndarray, list[tuple[np.nd
             return by_sklearn(states, answers, train, l2)
         return by_scipy(states, answers, present, train, l2)
 
-    return fits, folds, refit  # type: ignore[return-value]
+    return fits, folds, refit
 
 
 @pytest.mark.parametrize("kind", ["answer", "option"])
@@ -80,7 +80,7 @@ def test_outer_predictions_equal_a_refit_without_the_rows_fold(kind: str) -> Non
     fits, folds, refit = fitted(0, kind)
     for number, l2 in enumerate(L2):
         for f in range(3):
-            expected = refit(folds != f, l2)[folds == f]  # type: ignore[operator]
+            expected = refit(folds != f, l2)[folds == f]
             found = log_softmax(fits.outer[number][folds == f], axis=1)
             np.testing.assert_allclose(found, expected, atol=2e-3)
 
@@ -91,7 +91,7 @@ def test_inner_predictions_equal_a_refit_without_both_folds(kind: str) -> None:
     for number, l2 in enumerate(L2):
         for f in range(3):
             for g in {0, 1, 2} - {f}:
-                expected = refit((folds != f) & (folds != g), l2)[folds == g]  # type: ignore[operator]
+                expected = refit((folds != f) & (folds != g), l2)[folds == g]
                 found = log_softmax(fits.inner[f, number][folds == g], axis=1)
                 np.testing.assert_allclose(found, expected, atol=2e-3)
 
@@ -152,9 +152,9 @@ def test_fold_models_are_the_ones_that_made_the_outer_predictions() -> None:
 
 def test_concatenated_candidates_stay_in_order() -> None:
     first, second = (fitted(seed, "answer")[0] for seed in (7, 8))
-    folds_differ = concatenate([first, second])
-    np.testing.assert_array_equal(folds_differ.outer, np.concatenate([first.outer, second.outer]))
-    np.testing.assert_array_equal(folds_differ.inner[2, 3], second.inner[2, 1])
+    both = concatenate([first, second])
+    np.testing.assert_array_equal(both.outer, np.concatenate([first.outer, second.outer]))
+    np.testing.assert_array_equal(both.inner[2, 3], second.inner[2, 1])
 
 
 # ---- choose -------------------------------------------------------------------------------------------------------
@@ -173,9 +173,7 @@ def synthetic(
 def random_fits(seed: int) -> tuple[CrossFit, np.ndarray, np.ndarray]:
     """A cross-fit whose inner predictions are not its outer ones."""
     logits, answers, folds = synthetic(seed, candidates=6, n=40)
-    inner = np.stack([synthetic(100 + seed + f, candidates=6, n=40)[0] for f in range(4)])
-    inner += 1.5 * np.eye(3)[answers]
-    inner[folds == np.arange(4)[:, None]][:] = np.nan
+    inner = np.random.default_rng(100 + seed).normal(size=(4, *logits.shape)) + 1.5 * np.eye(3)[answers]
     inner = np.where((folds == np.arange(4)[:, None])[:, None, :, None], np.nan, inner)
     return CrossFit(outer=logits, inner=inner), answers, folds
 

@@ -39,14 +39,18 @@ def softplus_sum(scale: Tensor) -> object:
     return objective
 
 
-def test_a_batch_gives_what_each_problem_gives_alone() -> None:
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-8])  # stopped early, paths would differ that end at one minimum
+def test_a_batch_gives_what_each_problem_gives_alone(tolerance: float) -> None:
     scale = torch.logspace(-2, 2, 9, dtype=torch.float64)
-    start = torch.linspace(-5, 5, 9, dtype=torch.float64)[:, None].repeat(1, 4)
-    together = minimise(softplus_sum(scale), start, tolerance=1e-8)
+    start = torch.linspace(-5, 5, 36, dtype=torch.float64).view(9, 4)
+    together = minimise(softplus_sum(scale), start, tolerance=tolerance)
     for i in range(9):
-        alone = minimise(softplus_sum(scale[i : i + 1]), start[i : i + 1], tolerance=1e-8)
+        alone = minimise(softplus_sum(scale[i : i + 1]), start[i : i + 1], tolerance=tolerance)
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-12, atol=1e-12)
-        assert float(softplus_sum(scale[i : i + 1])(alone, torch.tensor([0]))[1].norm()) < 1e-5
+        first, last = (
+            softplus_sum(scale[i : i + 1])(x, torch.tensor([0]))[1].norm() for x in (start[i : i + 1], alone)
+        )
+        assert float(last) <= tolerance * float(first)
 
 
 def test_a_problem_that_starts_at_its_minimum_stays_there() -> None:

@@ -91,6 +91,8 @@ class Probe:
         weight, bias = self.weight.mean(0), self.bias.mean(0)  # the mean of linear models is the model of the mean
         scores = (x @ weight)[..., 0] + bias if x.ndim == 3 else x @ weight + bias
         counts = states.column(read.layout, "num_options", ids)
+        # A row may have an option that no labelled row had; a K-way model that never saw a class gives it logit 0.
+        scores = np.pad(scores, ((0, 0), (0, max(0, max(counts) - scores.shape[1]))))
         return [row[:k].astype(np.float64) / self.temperature for row, k in zip(scores, counts, strict=True)]
 
     @property

@@ -46,8 +46,11 @@ class OutputReadout:
     def logits(self, states: States, ids: Sequence[str]) -> list[np.ndarray]:
         """Calibrated logits of rows, (k_i,) each."""
         counts = states.column(self.layout, "num_options", ids)
-        raw = _raw(states, self.name, ids, counts, len(self.prior))
-        return [(row[:k] - self.prior[:k]) / self.temperature for row, k in zip(raw, counts, strict=True)]
+        width = max(len(self.prior), *counts)
+        raw = _raw(states, self.name, ids, counts, width)
+        # A pool or test row may have a label that no labelled row had; nothing is known of its prior.
+        prior = np.pad(self.prior, (0, width - len(self.prior)))
+        return [(row[:k] - prior[:k]) / self.temperature for row, k in zip(raw, counts, strict=True)]
 
     @property
     def out_of_fold(self) -> list[np.ndarray]:

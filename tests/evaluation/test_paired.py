@@ -1,0 +1,120 @@
+from math import comb
+
+import numpy as np
+import pytest
+
+from probekd.evaluation import paired
+from probekd.evaluation.paired import Comparison, bootstrap_interval, compare
+
+Rows = list[np.ndarray]
+
+
+def sure(options: list[int], confidence: float = 0.8, k: int = 3) -> Rows:
+    """Distributions that give ``confidence`` to the named option of each row."""
+    return [np.where(np.arange(k) == o, confidence, (1 - confidence) / (k - 1)) for o in options]
+
+
+def compared(a: Rows, b: Rows, answers: list[int], *, resamples: int = 500, seed: int = 0) -> dict[str, Comparison]:
+    found = compare("test", ("a", "b"), (a, b), answers, resamples=resamples, seed=seed)
+    return {c.metric: c for c in found}
+
+
+def test_interval_equals_resampling_row_by_row() -> None:
+    differences = np.random.default_rng(0).normal(0.2, 1, 40)
+    generator = np.random.default_rng(12)  # another seed: equal but for the resampling's own noise
+    means = [float(differences[[int(generator.integers(40)) for _ in range(40)]].mean()) for _ in range(4000)]
+    low, high = sorted(means)[100], sorted(means)[3900]
+    assert bootstrap_interval(differences, resamples=20_000, seed=1) == pytest.approx([low, high], abs=0.03)
+
+
+def test_interval_of_many_rows_equals_the_normal_one() -> None:
+    differences = np.random.default_rng(3).exponential(2, 2000)
+    half = 1.96 * differences.std() / np.sqrt(2000)
+    expected = [differences.mean() - half, differences.mean() + half]
+    assert bootstrap_interval(differences, resamples=3000, seed=0) == pytest.approx(expected, abs=0.01)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(4)
+    intervals = [bootstrap_interval(generator.normal(1, 1, 50), resamples=300, seed=s) for s in range(300)]
+    assert 0.90 < np.mean([low <= 1 <= high for low, high in intervals]) < 0.98
+
+
+def test_interval_is_repeatable_and_independent_of_the_batches_it_is_made_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    differences = np.random.default_rng(5).normal(size=30)
+    whole = bootstrap_interval(differences, resamples=500, seed=9)
+    assert bootstrap_interval(differences, resamples=500, seed=9) == whole
+    assert bootstrap_interval(differences, resamples=500, seed=10) != whole
+    monkeypatch.setattr(paired, "ROWS_AT_ONCE", 30 * 7)
+    assert bootstrap_interval(differences, resamples=500, seed=9) == whole
+
+
+def test_one_row_more_than_fits_at_once_is_still_resampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paired, "ROWS_AT_ONCE", 2)
+    low, high = bootstrap_interval(np.array([0.0, 1.0, 2.0]), resamples=200, seed=0)
+    assert 0 <= low < 1 < high <= 2
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(9, 2), (0, 6), (4, 4), (1, 0)])
+def test_mcnemar_is_the_exact_two_sided_binomial(only_a: int, only_b: int) -> None:
+    both = 5
+    answers = [0] * (only_a + only_b + both)
+    a = sure([0] * only_a + [1] * only_b + [0] * both)
+    b = sure([1] * only_a + [0] * only_b + [0] * both)
+    n, least = only_a + only_b, min(only_a, only_b)
+    by_hand = min(1.0, 2 * sum(comb(n, i) for i in range(least + 1)) / 2**n)
+    found = compared(a, b, answers)["accuracy"]
+    assert found.p_value == pytest.approx(by_hand)
+    assert found.difference == pytest.approx((only_a - only_b) / len(answers))
+    assert found.n == len(answers)
+
+
+def test_the_better_predictor_has_more_hits_and_less_loss() -> None:
+    answers = [i % 3 for i in range(60)]
+    good = sure([a if i % 10 else (a + 1) % 3 for i, a in enumerate(answers)])
+    poor = sure([a if i % 2 else (a + 1) % 3 for i, a in enumerate(answers)])
+    found = compared(good, poor, answers)
+    assert found["accuracy"].difference == pytest.approx(0.9 - 0.5)
+    # Each of the rows that differ costs the poor one log(0.8 / 0.1).
+    assert found["nll"].difference == pytest.approx(-0.4 * np.log(8))
+    assert found["accuracy"].ci[0] > 0 > found["nll"].ci[1]
+    assert found["accuracy"].p_value < 0.001 and found["nll"].p_value < 0.01
+    back = compared(poor, good, answers)
+    for metric in ("accuracy", "nll"):
+        assert back[metric].difference == -found[metric].difference
+        assert back[metric].p_value == pytest.approx(found[metric].p_value)
+        assert back[metric].ci == pytest.approx([-v for v in found[metric].ci[::-1]], abs=1e-9)
+
+
+def test_a_predictor_does_not_differ_from_itself() -> None:
+    probs = sure([0, 1, 2, 0])
+    for found in compared(probs, probs, [0, 1, 1, 2]).values():
+        assert (found.difference, found.ci, found.p_value) == (0.0, [0.0, 0.0], 1.0)
+
+
+def test_pairing_counts() -> None:
+    # Rows differ far more in difficulty than the predictors do: unpaired, nothing could be told apart.
+    generator = np.random.default_rng(6)
+    p = generator.uniform(0.05, 0.9, 80)
+    a, b = [np.array([v + 0.02, 0.98 - v]) for v in p], [np.array([v, 1 - v]) for v in p]
+    found = compared(a, b, [0] * 80)["nll"]
+    assert found.ci[1] < 0
+    assert found.ci[1] - found.ci[0] < 0.2 * np.log(p).std()
+
+
+def test_loss_p_value_agrees_with_the_interval_and_is_never_zero() -> None:
+    generator = np.random.default_rng(7)
+    for shift in (-0.3, -0.1, 0.0, 0.1, 0.3):
+        p = np.clip(generator.uniform(0.2, 0.7, 60), 0, 1)
+        q = np.clip(p * np.exp(shift + generator.normal(0, 0.4, 60)), 0.01, 0.99)
+        a, b = [np.array([v, 1 - v]) for v in p], [np.array([v, 1 - v]) for v in q]
+        found = compared(a, b, [0] * 60, resamples=2000)["nll"]
+        outside = found.ci[0] > 0 or found.ci[1] < 0
+        assert outside == (found.p_value < 0.05)
+        assert 2 / 2001 <= found.p_value <= 1
+
+
+def test_the_contracts_object() -> None:
+    c = compared(sure([0, 1]), sure([1, 1]), [0, 1])["accuracy"]
+    assert list(c.as_dict()) == ["split", "a", "b", "metric", "difference", "ci", "p_value", "n"]
+    assert (c.as_dict()["split"], c.as_dict()["a"], c.as_dict()["b"]) == ("test", "a", "b")
