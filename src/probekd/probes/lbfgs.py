@@ -105,5 +105,5 @@ def _line_search(
     if bool(failed.any()):
         x_new[failed] = x[failed]
         loss_new[failed], gradient_new[failed] = objective(x[failed], active[failed])
-    moved = ~failed & ((x_new - x).abs().amax(dim=1) > 0)
+    moved = ~failed & (x_new != x).any(dim=1)
     return x_new, loss_new, gradient_new, moved
