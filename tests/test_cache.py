@@ -8,7 +8,8 @@ import pytest
 
 from probekd.cache import collect, list_stores, parse_size, print_stores, verify_stores
 from probekd.errors import ConfigError
-from probekd.states import StateStore, extract
+from probekd.extraction import extract
+from probekd.states import StateStore
 from probekd.tasks.base import Task
 from probekd.teacher.load import Teacher
 

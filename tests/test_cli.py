@@ -15,7 +15,7 @@ from workspace import LABELS, Workspace, workspace
 
 from probekd import cli
 from probekd.config import RunConfig, load_config
-from probekd.states import encode_task
+from probekd.extraction import encode_task
 from probekd.tasks import task_names
 from probekd.tasks.load import load_task_from_config
 from probekd.teacher.load import load_teacher

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from tiny import CAUSAL, FAMILIES, choice_row
 from transformers import AutoModel, AutoModelForCausalLM
 
-from probekd import states as states_module
+from probekd import extraction as extraction_module
 from probekd.config import PromptConfig, TeacherConfig
 from probekd.errors import DataError, ModelError, StoreError
-from probekd.states import States, StateStore, default_positions, encode_task, extract, link_store
+from probekd.extraction import default_positions, encode_task, extract
+from probekd.states import States, StateStore, link_store
 from probekd.tasks.base import Example, Task
 from probekd.teacher.load import Teacher, load_teacher
 
@@ -194,7 +195,7 @@ def without_time(name: str, content: bytes) -> object:
 
 @pytest.fixture
 def two_rows_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(states_module, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(extraction_module, "ROWS_AT_ONCE", 2)
 
 
 @pytest.mark.parametrize("layout", ["listed", "branched"])
@@ -250,7 +251,7 @@ def test_shards_hold_what_one_shard_would(
     llama: Teacher, choices: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = extract(llama, choices, cache=tmp_path / "whole")
-    monkeypatch.setattr(states_module, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(extraction_module, "ROWS_AT_ONCE", 2)
     parts = extract(llama, choices, cache=tmp_path / "parts")
     assert [len(s.manifest["shards"]) for s in parts.stores] == [2, 2, 1, 1]
     ids = [e.id for e in choices.rows()]

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from probekd.config import load_config as load_config
     from probekd.errors import ProbeKDError as ProbeKDError
     from probekd.evaluation.predictions import evaluate as evaluate
+    from probekd.extraction import extract as extract
     from probekd.probes.fit import fit_probes as fit_probes
     from probekd.probes.fit import soft_labels as soft_labels
-    from probekd.states import extract as extract
     from probekd.student import Student as Student
     from probekd.student import distill as distill
     from probekd.tasks import Task as Task
@@ -34,7 +34,7 @@ _HOME = {
     "Task": "tasks",
     "distill": "student",
     "evaluate": "evaluation.predictions",
-    "extract": "states",
+    "extract": "extraction",
     "fit_probes": "probes.fit",
     "load_config": "config",
     "load_task": "tasks",

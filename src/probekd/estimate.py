@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 from probekd.config import RunConfig
-from probekd.run import Run
+from probekd.extraction import default_positions, encode_task
 from probekd.rundir import RunDirectory
-from probekd.states import default_positions, encode_task
+from probekd.stages import Run
 
 WARM_UP_BATCHES = 2
 

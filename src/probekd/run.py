@@ -3,323 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from probekd.config import Method, RunConfig
+from probekd.config import RunConfig
 from probekd.errors import StoreError
-from probekd.files import file_digest, read_json, replacing, write_json
-from probekd.metrics import Scores, score
+from probekd.files import read_json
+from probekd.metrics import Scores
 from probekd.progress import Progress, Silent
 from probekd.rundir import RunDirectory, stage_key
-from probekd.targets import SoftTargets, softmax
-from probekd.tasks import load_task_from_config
-from probekd.tasks.base import Example, Task, content_hash
-from probekd.teacher.load import Teacher, load_teacher, model_fingerprint, resolve_model
-
-if TYPE_CHECKING:
-    from probekd.probes.fit import Probe
-    from probekd.probes.outputs import OutputReadout
-    from probekd.states import States
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the stages share: the directory, the config, and things that are costly to load and wanted more than once."""
-
-    directory: RunDirectory
-    config: RunConfig
-    progress: Progress
-
-    @property
-    def path(self) -> Path:
-        """The run directory."""
-        return self.directory.path
-
-    @cached_property
-    def drawn(self) -> Task:
-        """The task with its label budget, before rows are dropped for length."""
-        return load_task_from_config(self.config.task, prompt=self.config.prompt, seed=self.config.seed)
-
-    @property
-    def task(self) -> Task:
-        """The task without the rows that ``extract`` found too long."""
-        dropped = set(self.directory.record["stages"].get("extract", {}).get("dropped", ()))
-        rows = {name: tuple(e for e in rows if e.id not in dropped) for name, rows in self.drawn.splits.items()}
-        return replace(self.drawn, splits=rows)
-
-    @property
-    def eval_splits(self) -> list[str]:
-        """Splits to predict."""
-        from probekd.evaluation.predictions import scored_splits
-
-        return scored_splits(self.drawn, self.config.evaluate.splits)
-
-    @cached_property
-    def teacher(self) -> Teacher:
-        """The loaded teacher."""
-        return load_teacher(self.config.teacher)
-
-    @cached_property
-    def probe(self) -> Probe:
-        """The fitted probe."""
-        from probekd.probes.fit import Probe
-
-        return Probe.load(self.path / "probes")
-
-    @cached_property
-    def outputs(self) -> OutputReadout:
-        """The chosen output readout."""
-        from probekd.probes.outputs import OutputReadout
-
-        return OutputReadout.from_json(read_json(self.path / "probes" / "outputs.json"))
-
-    def read(self, splits: Sequence[str], **what: Any) -> States:
-        """Extract states and give the run directory its own hold on them."""
-        from probekd.states import States, extract, link_store
-
-        found = extract(self.teacher, self.task, splits=splits, progress=self.progress, **what)
-        return States(tuple(link_store(store, self.path / "states") for store in found.stores))
-
-    def read_chosen(self, splits: Sequence[str]) -> States:
-        """States of what was chosen and no more: the probe's layout, position and depth, and the readout's layout."""
-        from probekd.states import default_positions
-
-        reader = self.probe.reader
-        found = self.read(splits, layouts=(reader.layout,), positions=(reader.position,), depths=(reader.depth,))
-        if self.outputs.layout != reader.layout:
-            position = default_positions(self.task, self.outputs.layout)[0]
-            found = found + self.read(
-                splits, layouts=(self.outputs.layout,), positions=(position,), depths=(reader.depth,)
-            )
-        return found
-
-    def stored(self, *stages: str) -> States:
-        """States that finished stages read."""
-        from probekd.states import States, StateStore
-
-        keys = [key for stage in stages for key in self.directory.record["stages"][stage]["states"]]
-        return States(tuple(StateStore.open(self.path / "states" / key) for key in keys))
-
-
-def _figures(states: States | None) -> dict[str, Any]:
-    stores = states.stores if states else ()
-    return {
-        "tokens": sum(s.manifest["tokens"] for s in stores),
-        "states": [s.directory.name for s in stores],
-        "state_bytes": sum(shard["bytes"] for s in stores for shard in s.manifest["shards"]),
-    }
-
-
-def _state_files(run: Run, states: States | None) -> list[str]:
-    stores = states.stores if states else ()
-    names = [
-        s.directory / name
-        for s in stores
-        for name in ("manifest.json", s.manifest["index"]["file"], *(shard["file"] for shard in s.manifest["shards"]))
-    ]
-    return [str(name.relative_to(run.path)) for name in names]
-
-
-def _extract(run: Run) -> Mapping[str, Any]:
-    """Read the labelled rows at every depth; check that every other row fits the teacher's context."""
-    from probekd.states import encode_task
-
-    kept, _ = encode_task(run.teacher, run.drawn)
-    dropped = sorted({e.id for e in run.drawn.rows()} - {e.id for e in kept.rows()})
-    run.directory.note(kept.notes)
-    # Dropped rows must be known before states are read, so they go into the record of the stage that is under way.
-    record = run.directory.record
-    record["stages"]["extract"]["dropped"] = dropped
-    write_json(run.path / "run.json", record)
-    states = run.read(("train",))
-    return {**_figures(states), "dropped": dropped, "files": _state_files(run, states)}
-
-
-def _probe(run: Run) -> Mapping[str, Any]:
-    """Fit the probe and the output readouts, and let the gate weigh them against the student alone."""
-    from probekd.evaluation.gate import judge
-    from probekd.probes.fit import fit_alone, fit_probes
-    from probekd.probes.outputs import fit_outputs
-    from probekd.student import frozen_embeddings
-
-    config = run.config
-    states = run.stored("extract")
-    probe = fit_probes(states, run.task, config=config.probe, seed=config.seed, progress=run.progress)
-    by_id = {e.id: e for e in run.task.rows("train")}
-    examples = [by_id[i] for i in probe.ids]
-    outputs = fit_outputs(states, examples, probe.folds)
-    embedded = frozen_embeddings(config.student.model, examples, run.task.kind, config=config.student)
-    alone = fit_alone(embedded, examples, probe.folds, config.probe)
-    probs = {
-        "probe": probe.out_of_fold,
-        "teacher_output": outputs.out_of_fold,
-        "student_alone": [softmax(row[np.isfinite(row)]) for row in alone],
-    }
-    answers = probe.answers.tolist()
-    gate, comparisons = judge(probs, answers, resamples=config.probe.bootstrap, seed=config.seed)
-    scores: dict[str, Any] = {who: dict(score(p, answers)) for who, p in probs.items()}
-    scores["teacher_output"]["readout"] = outputs.name
-    summary = {
-        "out_of_fold": scores,
-        "output_readouts": [{"readout": name, "calibrated": True, **s} for name, s in outputs.scores.items()],
-        "controls": _controls(run, probe, examples),
-        "comparisons": [c.as_dict() for c in comparisons],
-        "gate": gate.as_dict(),
-    }
-    probe.save(run.path / "probes", summary)
-    write_json(run.path / "probes" / "outputs.json", outputs.to_json())
-    return {"files": [f"probes/{name}" for name in ("probe.json", "probe.safetensors", "depths.csv", "outputs.json")]}
-
-
-def _controls(run: Run, probe: Probe, examples: Sequence[Example]) -> dict[str, Any]:
-    """What a probe gets from less: no context (depth 0), no states (label prior), no labels (shuffled)."""
-    from probekd.probes.fit import fit_shuffled
-
-    answers = probe.answers
-    width = probe.honest.shape[1]
-    prior = [np.bincount(answers[probe.folds != f], minlength=width) + 1.0 for f in range(int(probe.folds.max()) + 1)]
-    priors = [
-        prior[f][: len(e.options)] / prior[f][: len(e.options)].sum()
-        for f, e in zip(probe.folds, examples, strict=True)
-    ]
-    found: dict[str, Any] = {"prior": dict(score(priors, answers.tolist()))}
-    shallow = [c for c in probe.candidates if c.reader.depth == 0]
-    if shallow:
-        best = min(shallow, key=lambda c: c.nll)
-        found["depth_0"] = {"accuracy": best.accuracy, "nll": best.nll, "ece": best.ece, "n": len(examples)}
-    found["shuffled_labels"] = dict(
-        fit_shuffled(probe, run.stored("extract"), examples, config=run.config.probe, seed=run.config.seed)
-    )
-    return found
-
-
-def _label(run: Run) -> Mapping[str, Any]:
-    """Read the pool where the probe reads, and write the targets of both teachers: probe and output."""
-    from probekd.probes.fit import soft_labels
-
-    pool = run.read_chosen(("unlabelled",)) if run.task.rows("unlabelled") else None
-    states = run.stored("extract") + pool if pool else run.stored("extract")
-    files = ["targets.parquet", "baselines/logit-kd/targets.parquet"]
-    for name, targets in zip(files, (soft_labels(run.probe, states), run.outputs.targets(states)), strict=True):
-        with replacing(run.path / name) as temporary:
-            targets.save(temporary)
-    return {**_figures(pool), "files": files + _state_files(run, pool)}
-
-
-def _students(config: RunConfig) -> dict[Method, str]:
-    """Directory of each student: the method's own is ``student``, baselines lie beside their targets."""
-    baselines: dict[Method, str] = {
-        m: f"baselines/{m}/student" for m in config.student.baselines if m != config.student.method
-    }
-    return {config.student.method: "student", **baselines}
-
-
-def _distill(run: Run) -> Mapping[str, Any]:
-    """Train the student and its baselines, on the same labels and the same pool."""
-    from probekd.student import Student, distill
-
-    files: list[str] = []
-    key = run.directory.record["stages"]["distill"]["key"]
-    for method, place in _students(run.config).items():
-        # A student that this stage finished before it was interrupted is not trained again.
-        mark = run.path / ".parts" / f"{method}.json"
-        if not (mark.is_file() and read_json(mark) == {"key": key, "files": _digests(run, place)}):
-            distill(
-                run.config.student.model,
-                run.task,
-                _targets(run, method),
-                config=run.config.student,
-                method=method,
-                output_dir=run.path / place,
-                seed=run.config.seed,
-                progress=run.progress,
-            )
-            write_json(mark, {"key": key, "files": _digests(run, place)})
-        Student.load(run.path / place, trust_remote_code=run.config.student.trust_remote_code)
-        files += _digests(run, place)
-    return {"files": files}
-
-
-def _digests(run: Run, place: str) -> dict[str, str]:
-    """Checksum of every file under a place, by name in the run directory."""
-    files = sorted(f for f in (run.path / place).rglob("*") if f.is_file())
-    return {str(f.relative_to(run.path)): file_digest(f) for f in files}
-
-
-def _targets(run: Run, method: Method) -> SoftTargets | None:
-    if method == "labels":
-        return None
-    return SoftTargets.load(
-        run.path / ("targets.parquet" if method == "probe-kd" else "baselines/logit-kd/targets.parquet")
-    )
-
-
-def _evaluate(run: Run) -> Mapping[str, Any]:
-    """Touch the held-out rows, once: predictions of everyone, their scores, their paired differences."""
-    from probekd.evaluation.paired import compare
-    from probekd.evaluation.predictions import Predictions, write_predictions
-    from probekd.student import Student
-
-    config = run.config
-    states = run.read_chosen(run.eval_splits)
-    metrics: dict[str, Any] = {}
-    comparisons = []
-    mine: list[Predictions] = []
-    others: dict[str, list[Predictions]] = {}
-    students = {
-        ("student" if place == "student" else f"student:{method}"): Student.load(
-            run.path / place, trust_remote_code=config.student.trust_remote_code
-        )
-        for method, place in _students(config).items()
-    }
-    for split in run.eval_splits:
-        rows = run.task.rows(split)
-        ids = [e.id for e in rows]
-        probs: dict[str, Sequence[np.ndarray]] = {
-            "teacher_output": [softmax(x) for x in run.outputs.logits(states, ids)],
-            "probe": [softmax(x) for x in run.probe.logits(states, ids)],
-            **{who: student.predict_proba(rows) for who, student in students.items()},
-        }
-        found = {who: Predictions(who=who, split=split, examples=rows, probs=p) for who, p in probs.items()}
-        metrics[split] = {who: dict(p.scores()) for who, p in found.items()}
-        for who, p in found.items():
-            if ":" in who:
-                others.setdefault(who, []).append(replace(p, who="student"))
-            else:
-                mine.append(p)
-        rivals = [who for who in found if ":" in who]
-        for a, b in [
-            ("probe", "teacher_output"),
-            ("student", "teacher_output"),
-            ("student", "probe"),
-            *(("student", r) for r in rivals),
-        ]:
-            (pa, answers), (pb, _) = found[a].labelled(), found[b].labelled()
-            comparisons += compare(
-                split, (a, b), (pa, pb), answers, resamples=config.evaluate.bootstrap, seed=config.seed
-            )
-    write_predictions(run.path / "predictions.parquet", mine)
-    files = ["predictions.parquet", "metrics.json"]
-    for who, predictions in others.items():
-        name = f"baselines/{who.partition(':')[2]}/predictions.parquet"
-        write_predictions(run.path / name, predictions)
-        files.append(name)
-    gate = read_json(run.path / "probes" / "probe.json")["gate"]
-    write_json(run.path / "metrics.json", {**metrics, "comparisons": [c.as_dict() for c in comparisons], "gate": gate})
-    return {**_figures(states), "files": files + _state_files(run, states)}
-
-
-def _report(run: Run) -> Mapping[str, Any]:
-    """Write the page."""
-    from probekd.report import write_report
-
-    write_report(run.path, {e.id: e for e in run.task.rows()})
-    return {"files": ["report.html"]}
+from probekd.stages import Run, do_distill, do_evaluate, do_extract, do_label, do_probe, do_report
+from probekd.tasks.base import Task, content_hash
+from probekd.teacher.load import model_fingerprint, resolve_model
 
 
 @dataclass(frozen=True)
@@ -347,7 +43,7 @@ def _model_inputs(model: str, revision: str | None) -> str:
 STAGES: tuple[Stage, ...] = (
     Stage(
         "extract",
-        _extract,
+        do_extract,
         lambda run: (
             _task_content(run.drawn),
             run.config.teacher.model_dump_json(exclude={"batch_tokens"}),
@@ -357,17 +53,17 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "probe",
-        _probe,
+        do_probe,
         lambda run: (
             run.config.probe.model_dump_json(),
             run.config.student.max_length,
             _model_inputs(run.config.student.model, run.config.student.revision),
         ),
     ),
-    Stage("label", _label, lambda run: ()),
-    Stage("distill", _distill, lambda run: (run.config.student.model_dump_json(),)),
-    Stage("evaluate", _evaluate, lambda run: (run.config.evaluate.model_dump_json(),)),
-    Stage("report", _report, lambda run: ()),
+    Stage("label", do_label, lambda run: ()),
+    Stage("distill", do_distill, lambda run: (run.config.student.model_dump_json(),)),
+    Stage("evaluate", do_evaluate, lambda run: (run.config.evaluate.model_dump_json(),)),
+    Stage("report", do_report, lambda run: ()),
 )
 
 
