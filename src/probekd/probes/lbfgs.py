@@ -40,17 +40,19 @@ def minimise(objective: Objective, start: Tensor, *, tolerance: float, max_itera
     done = gradient.norm(dim=1) <= target
     steps: list[Tensor] = []
     changes: list[Tensor] = []
+    inner: list[Tensor] = []
     for iteration in range(max_iterations):
         # A solved problem that waits to be dropped stays where it is.
-        direction = torch.where(done[:, None], 0.0, -_inverse_hessian_times(gradient, steps, changes))
-        slope = (direction * gradient).sum(1)
+        direction = torch.where(done[:, None], 0.0, -_inverse_hessian_times(gradient, steps, changes, inner))
+        slope = _dot(direction, gradient)
         size = torch.ones_like(loss)
         if iteration == 0:
             size = 1 / gradient.norm(dim=1).clamp_min(1)
         x_new, loss_new, gradient_new, moved = _line_search(objective, active, x, loss, direction, slope, size)
         steps.append(x_new - x)
         changes.append(gradient_new - gradient)
-        del steps[:-HISTORY], changes[:-HISTORY]
+        inner.append(_dot(steps[-1], changes[-1]))
+        del steps[:-HISTORY], changes[:-HISTORY], inner[:-HISTORY]
         x, loss, gradient = x_new, loss_new, gradient_new
         done = done | (gradient.norm(dim=1) <= target) | ~moved
         if bool(done.all()):
@@ -60,29 +62,33 @@ def minimise(objective: Objective, start: Tensor, *, tolerance: float, max_itera
             result[active] = x
             keep = (~done).nonzero().squeeze(1)
             active, x, loss, gradient, target = active[keep], x[keep], loss[keep], gradient[keep], target[keep]
-            steps, changes, done = [s[keep] for s in steps], [c[keep] for c in changes], done[keep]
+            steps, changes, inner = ([item[keep] for item in kept] for kept in (steps, changes, inner))
+            done = done[keep]
     result[active] = x
     return result
 
 
-def _inverse_hessian_times(gradient: Tensor, steps: list[Tensor], changes: list[Tensor]) -> Tensor:
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Row-wise inner products (m,) of (m, size), without the product's copy in memory."""
+    return torch.bmm(a[:, None, :], b[:, :, None])[:, 0, 0]
+
+
+def _inverse_hessian_times(gradient: Tensor, steps: list[Tensor], changes: list[Tensor], inner: list[Tensor]) -> Tensor:
     """Two-loop recursion (Nocedal and Wright, algorithm 7.4); a problem skips pairs without positive curvature."""
     q = gradient.clone()
-    inner = [(s * y).sum(1) for s, y in zip(steps, changes, strict=True)]
-    rho = [torch.where(v > 0, 1 / v.clamp_min(torch.finfo(v.dtype).tiny), torch.zeros_like(v)) for v in inner]
+    tiny = torch.finfo(q.dtype).tiny
+    rho = [torch.where(v > 0, 1 / v.clamp_min(tiny), torch.zeros_like(v)) for v in inner]
     alphas = []
     for s, y, r in reversed(list(zip(steps, changes, rho, strict=True))):
-        alpha = r * (s * q).sum(1)
-        q -= alpha[:, None] * y
+        alpha = r * _dot(s, q)
+        q.addcmul_(alpha[:, None], y, value=-1)
         alphas.append(alpha)
     if steps:
-        squared = (changes[-1] ** 2).sum(1)
-        scale = torch.where(
-            (inner[-1] > 0) & (squared > 0), inner[-1] / squared.clamp_min(torch.finfo(squared.dtype).tiny), 1.0
-        )
+        squared = _dot(changes[-1], changes[-1])
+        scale = torch.where((inner[-1] > 0) & (squared > 0), inner[-1] / squared.clamp_min(tiny), 1.0)
         q *= scale[:, None]
     for s, y, r, alpha in zip(steps, changes, rho, reversed(alphas), strict=True):
-        q += (alpha - r * (y * q).sum(1))[:, None] * s
+        q.addcmul_((alpha - r * _dot(y, q))[:, None], s)
     return q
 
 
