@@ -111,10 +111,21 @@ def parse_size(text: str) -> int:
 def print_stores(stores: list[CachedStore]) -> None:
     """A table for people."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table("key", "task", "split", "layout", "teacher", "rows", "MB", "last used", box=None, header_style="bold")
+    table = Table(
+        Column("key", no_wrap=True),
+        "task",
+        "split",
+        "layout",
+        "teacher",
+        "rows",
+        "MB",
+        "last used",
+        box=None,
+        header_style="bold",
+    )
     for s in stores:
         last = time.strftime("%Y-%m-%d %H:%M", time.localtime(s.used))
         cells = (

@@ -91,6 +91,8 @@ def run_stages(
     path = config.runs_dir / (config.name or "run")
     run = Run(RunDirectory(path), config, progress or Silent())
     _check_inputs(run)  # before anything is written
+    if only not in (None, STAGES[0].name) and not (path / "run.json").is_file():
+        raise StoreError(f"{path}: there is no run yet; begin with  probekd {STAGES[0].name}, or  probekd run")
     with run.directory.locked():
         RunDirectory.prepare(config, resume=resume)
         _run_locked(run, only, say)
