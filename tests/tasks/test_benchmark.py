@@ -157,7 +157,7 @@ def test_rows_with_equal_options_are_left_out_and_counted() -> None:
         ("arc_easy", {"train": 2251, "validation": 570, "test": 2376}, {3, 4, 5}),
         ("arc_challenge", {"train": 1119, "validation": 299, "test": 1172}, {3, 4, 5}),
         ("aqua_rat", {"train": 2144, "validation": 253, "test": 247}, {5}),
-        ("mmlu", {"train": 1528, "test": 14033, "dev": 284}, {4}),
+        ("mmlu", {"train": 1528, "test": 14033, "dev": 285}, {4}),
         ("banking77", {"train": 10003, "test": 3080}, {77}),
     ],
 )
