@@ -162,7 +162,7 @@ class RunConfig(Section):
     """Seeds the label subset, folds, bootstrap and student."""
     task: Annotated[TaskConfig, BeforeValidator(_task_from_name)]
     prompt: PromptConfig | None = None
-    """Replaces the task's own prompt."""
+    """Changes to the task's own prompt: keys that are not at their default."""
     teacher: Annotated[TeacherConfig, BeforeValidator(_model_from_name)]
     probe: ProbeConfig = ProbeConfig()
     student: Annotated[StudentConfig, BeforeValidator(_model_from_name)]

@@ -98,7 +98,10 @@ def test_config_leads_to_the_same_task_and_its_prompt_wins(tmp_path: Path) -> No
     direct = load_task(path, labels=20, pool=6, limit={"test": 7}, seed=4)
     assert load_task_from_config(config, prompt=None, seed=4) == direct
     prompt = PromptConfig(template="{{ question }} is")
-    assert load_task_from_config(config, prompt=prompt, seed=4).prompt == prompt
+    changed = load_task_from_config(config, prompt=prompt, seed=4).prompt
+    assert changed == direct.prompt.model_copy(update={"template": prompt.template})
+    shots = load_task_from_config(config, prompt=PromptConfig(shots=2), seed=4).prompt
+    assert (shots.shots, shots.template, shots.instruction) == (2, direct.prompt.template, direct.prompt.instruction)
 
 
 @pytest.mark.parametrize(

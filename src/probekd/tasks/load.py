@@ -70,7 +70,10 @@ def load_task(
 
 
 def load_task_from_config(config: TaskConfig, *, prompt: PromptConfig | None, seed: int) -> Task:
-    """``load_task`` of a run's config; ``prompt``, when given, replaces the task's own."""
+    """``load_task`` of a run's config; ``prompt`` changes the task's own where it says something.
+
+    A key at its default says nothing, so ``shots: 5`` keeps a benchmark's instruction.
+    """
     task = load_task(
         config.name,
         data_dir=config.data_dir,
@@ -81,7 +84,8 @@ def load_task_from_config(config: TaskConfig, *, prompt: PromptConfig | None, se
         on_overlap=config.on_overlap,
         seed=seed,
     )
-    return task if prompt is None else replace(task, prompt=prompt)
+    changes = {} if prompt is None else {key: getattr(prompt, key) for key in prompt.model_dump(exclude_defaults=True)}
+    return replace(task, prompt=task.prompt.model_copy(update=changes))
 
 
 def keep_subjects(task: Task, subjects: Sequence[str]) -> Task:
