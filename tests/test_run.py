@@ -276,8 +276,13 @@ def test_stages_one_by_one_make_the_same_files(
 
 
 def test_a_stage_wants_its_predecessors(copied: Callable[..., RunConfig], tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="the stage extract is not done for this config; run  probekd extract"):
-        run_stages(copied(f"runs_dir={tmp_path / 'single'}"), only="label")
+    config = copied(f"runs_dir={tmp_path / 'single'}")
+    with pytest.raises(StoreError, match="there is no run yet; begin with  probekd extract"):
+        run_stages(config, only="label")
+    assert not (tmp_path / "single").exists()
+    run_stages(config, only="extract")
+    with pytest.raises(StoreError, match="the stage probe is not done for this config; run  probekd probe"):
+        run_stages(config, only="label")
 
 
 def test_a_directory_is_worked_in_by_one_process(copied: Callable[..., RunConfig]) -> None:
