@@ -20,6 +20,7 @@ from probekd.errors import ConfigError
 Layout = Literal["listed", "branched"]
 Position = Literal["answer", "option_end", "option_mean"]
 Method = Literal["labels", "logit-kd", "probe-kd"]
+Family = Literal["logistic", "ridge", "mass_mean", "mlp", "low_rank"]
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -97,11 +98,19 @@ class ProbeConfig(Section):
     """Positions to try; None = every one that the task's kind and layouts have."""
     depths: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Depths to try; None = all, embeddings (0) to the last block."""
-    l2: tuple[Annotated[float, Field(gt=0)], ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+    families: tuple[Family, ...] = ("logistic",)
+    """Families of probes to try; docs/probes.md says which won where."""
+    l2: tuple[Annotated[float, Field(gt=0)], ...] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
     """Strengths tried: the loss is mean cross-entropy + l2/2 * |w|^2 on standardised features."""
+    windows: tuple[Annotated[int, Field(ge=1)], ...] = (1, 5)
+    """Numbers of neighbouring depths whose logits are averaged, odd; 1 = each depth by itself."""
+    stack: bool = True
+    """Try a weighted sum of the best readers of each layout and position; used where it wins out-of-fold."""
     folds: int = Field(default=5, ge=3)
     """Cross-fitting folds; the nested choice leaves two out at a time, so three are the least."""
-    tolerance: float = Field(default=1e-4, gt=0)
+    repeats: int = Field(default=1, ge=1)
+    """Times that the rows are dealt into folds anew; predictions are averaged, which takes out the folds' own noise."""
+    tolerance: float = Field(default=1e-5, gt=0)
     """A problem is solved when its gradient norm has fallen to this fraction of its start."""
     bootstrap: int = Field(default=2000, ge=100)
     """Resamples of the gate's intervals."""

@@ -21,8 +21,8 @@ from probekd.tasks.base import Example, Task
 from probekd.teacher.load import Teacher, load_teacher
 
 if TYPE_CHECKING:
-    from probekd.probes.fit import Probe
     from probekd.probes.outputs import OutputReadout
+    from probekd.probes.probe import Probe
     from probekd.states import States
 
 
@@ -66,7 +66,7 @@ class Run:
     @cached_property
     def probe(self) -> Probe:
         """The fitted probe."""
-        from probekd.probes.fit import Probe
+        from probekd.probes.probe import Probe
 
         return Probe.load(self.path / "probes")
 
@@ -89,13 +89,15 @@ class Run:
         """States of what was chosen and no more: the probe's layout, position and depth, and the readout's layout."""
         from probekd.extraction import default_positions
 
-        reader = self.probe.reader
-        found = self.read(splits, layouts=(reader.layout,), positions=(reader.position,), depths=(reader.depth,))
-        if self.outputs.layout != reader.layout:
-            position = default_positions(self.task, self.outputs.layout)[0]
-            found = found + self.read(
-                splits, layouts=(self.outputs.layout,), positions=(position,), depths=(reader.depth,)
-            )
+        found: States | None = None
+        needs = dict(self.probe.needs)
+        if self.outputs.layout not in needs:
+            some_depth = self.probe.reader.depth
+            needs[self.outputs.layout] = (default_positions(self.task, self.outputs.layout)[:1], (some_depth,))
+        for layout, (positions, depths) in needs.items():
+            more = self.read(splits, layouts=(layout,), positions=positions, depths=depths)
+            found = more if found is None else found + more
+        assert found is not None
         return found
 
     def stored(self, *stages: str) -> States:
@@ -143,7 +145,8 @@ def do_extract(run: Run) -> Mapping[str, Any]:
 def do_probe(run: Run) -> Mapping[str, Any]:
     """Fit the probe and the output readouts, and let the gate weigh them against the student alone."""
     from probekd.evaluation.gate import judge
-    from probekd.probes.fit import fit_alone, fit_probes
+    from probekd.probes.controls import fit_alone
+    from probekd.probes.fit import fit_probes
     from probekd.probes.outputs import fit_outputs
     from probekd.student import frozen_embeddings
 
@@ -178,17 +181,12 @@ def do_probe(run: Run) -> Mapping[str, Any]:
 
 def _controls(run: Run, probe: Probe, examples: Sequence[Example]) -> dict[str, Any]:
     """What a probe gets from less: no context (depth 0), no states (label prior), no labels (shuffled)."""
-    from probekd.probes.fit import fit_shuffled
+    from probekd.probes.controls import fit_shuffled, label_prior
 
     answers = probe.answers
-    width = probe.honest.shape[1]
-    prior = [np.bincount(answers[probe.folds != f], minlength=width) + 1.0 for f in range(int(probe.folds.max()) + 1)]
-    priors = [
-        prior[f][: len(e.options)] / prior[f][: len(e.options)].sum()
-        for f, e in zip(probe.folds, examples, strict=True)
-    ]
+    priors = label_prior(answers, examples, probe.folds)
     found: dict[str, Any] = {"prior": dict(score(priors, answers.tolist()))}
-    shallow = [c for c in probe.candidates if c.reader.depth == 0]
+    shallow = [c for c in probe.candidates if c.reader.depth == 0 and c.reader.window == 1]
     if shallow:
         best = min(shallow, key=lambda c: c.nll)
         found["depth_0"] = {"accuracy": best.accuracy, "nll": best.nll, "ece": best.ece, "n": len(examples)}

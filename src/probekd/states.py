@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from probekd.errors import DataError, StoreError
 from probekd.files import file_digest, read_json, replacing
 
 FORMAT = 1
+BLOCK_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class StateStore:
     def read(self, position: Position, depth: int, rows: Sequence[int]) -> np.ndarray:
         """States of some rows: (len(rows), d), or (len(rows), k, d) for option positions; float32.
 
-        Only the asked depth of the shards that hold the rows is read.
+        Of the shards that hold the rows, only the asked depth is read, from the first to the last row asked for.
         """
         from safetensors import safe_open
 
@@ -91,11 +92,14 @@ class StateStore:
         for shard in self.manifest["shards"]:
             inside = np.flatnonzero((wanted >= start) & (wanted < start + shard["rows"]))
             if len(inside):
+                local = wanted[inside] - start
+                first, last = int(local.min()), int(local.max())
                 with safe_open(self.directory / shard["file"], framework="pt") as tensors:
-                    values = tensors.get_slice(position)[which : which + 1][0].float().numpy()
+                    part = tensors.get_slice(position)[which : which + 1, first : last + 1]
+                values = part[0].float().numpy()
                 if out is None:
                     out = np.empty((len(wanted), *values.shape[1:]), dtype=np.float32)
-                out[inside] = values[wanted[inside] - start]
+                out[inside] = values[local - first]
             start += shard["rows"]
         if out is None:
             raise StoreError(f"{self.directory}: no rows to read")
@@ -174,6 +178,14 @@ class States:
             out[where] = part
         return out
 
+    def blocks(self, layout: Layout, position: Position, depth: int, ids: Sequence[str]) -> StoredBlocks:
+        """As ``read``, block by block; raises DataError for an id that was not extracted."""
+        return StoredBlocks(states=self, layout=layout, position=position, depth=depth, ids=tuple(ids))
+
+    def in_stored_order(self, layout: Layout, ids: Sequence[str]) -> list[str]:
+        """Ids as the layout's stores hold them: an order that reads shards from end to end and follows content alone."""
+        return [ids[i] for _, where, rows in self._find(layout, ids) for _, i in sorted(zip(rows, where, strict=True))]
+
     def column(self, layout: Layout, name: str, ids: Sequence[str]) -> list[Any]:
         """A column of the stores' indices, by id."""
         out: list[Any] = [None] * len(ids)
@@ -205,6 +217,37 @@ class States:
                 f"{len(missing)} rows, such as {first!r}, have no {layout} states; extract their split first"
             )
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredBlocks:
+    """States of rows at one depth, read from the shards a block at a time."""
+
+    states: States
+    layout: Layout
+    position: Position
+    depth: int
+    ids: tuple[str, ...]
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """(n, d), or (n, k, d)."""
+        one = self.states.read(self.layout, self.position, self.depth, self.ids[:1])
+        if one.ndim == 2:
+            return (len(self.ids), one.shape[1])
+        widest = max(s.manifest["max_options"] for s in self.states.stores if s.layout == self.layout)
+        return (len(self.ids), widest, one.shape[2])
+
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Rows in the order of ``ids``, float32."""
+        row_bytes = int(np.prod(self.shape[1:])) * 4
+        step = max(1, BLOCK_BYTES // row_bytes)
+        for start in range(0, len(self.ids), step):
+            ids = self.ids[start : start + step]
+            block = self.states.read(self.layout, self.position, self.depth, ids)
+            if block.ndim == 3 and block.shape[1] < self.shape[1]:
+                block = np.pad(block, ((0, 0), (0, self.shape[1] - block.shape[1]), (0, 0)))
+            yield slice(start, start + len(ids)), block
 
 
 def link_store(store: StateStore, directory: Path) -> StateStore:

@@ -1,18 +1,24 @@
-"""One temperature, fitted on logits of rows that their model never saw."""
+"""Calibration on logits of rows that their model never saw: one temperature, or vector scaling where it earns it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import torch
+
+from probekd.probes.lbfgs import minimise
 
 # A temperature outside is a sign of logits that carry nothing; the bound keeps it finite.
 MIN_BETA, MAX_BETA = 1e-3, 1e3
 NEWTON_STEPS = 30
+# Of the departure from one temperature, in units of the logits' own spread.
+VECTOR_L2 = 0.01
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Log-probabilities over the last axis; -inf stays -inf."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+    return torch.log_softmax(torch.as_tensor(logits), dim=-1).numpy()
 
 
 def gold_losses(logits: np.ndarray, answers: np.ndarray) -> np.ndarray:
@@ -31,30 +37,113 @@ def fit_temperature(logits: np.ndarray, answers: np.ndarray) -> np.ndarray:
         answers: (n,) gold indices.
 
     Returns:
-        (...) temperatures.
+        (...) temperatures, float64.
     """
-    present = np.isfinite(logits)
-    z = np.where(present, logits, 0.0).astype(np.float64)
+    z = torch.as_tensor(logits)
+    present = z.isfinite()
+    z = torch.where(present, z, 0.0)
+    count = present.sum(-1, keepdim=True)
     # Scale first, so that one start and one set of bounds serve log-likelihoods and probe logits alike.
-    spread = np.sqrt(
-        (np.where(present, z - (z.sum(-1) / present.sum(-1))[..., None], 0.0) ** 2).sum((-1, -2))
-        / present.sum((-1, -2))
-    )
-    spread = np.where(spread > 0, spread, 1.0)
+    z = torch.where(present, z - z.sum(-1, keepdim=True) / count, 0.0)
+    spread = (z.square().sum((-1, -2)) / count.sum((-1, -2))).sqrt()
+    spread = torch.where(spread > 0, spread, 1.0)
     z = z / spread[..., None, None]
-    gold = np.take_along_axis(z, np.broadcast_to(answers[:, None], (*z.shape[:-1], 1)), axis=-1)[..., 0]
-    low, high = np.full(spread.shape, np.log(MIN_BETA)), np.full(spread.shape, np.log(MAX_BETA))
-    log_beta = np.zeros(spread.shape)
+    index = torch.as_tensor(answers)[:, None].expand(*z.shape[:-1], 1)
+    said = z.gather(-1, index)[..., 0].mean(-1)
+    absent = torch.where(present, 0.0, -torch.inf).to(z.dtype)
+    low = torch.full_like(spread, np.log(MIN_BETA))
+    high = torch.full_like(spread, np.log(MAX_BETA))
+    log_beta = torch.zeros_like(spread)
     for _ in range(NEWTON_STEPS):
-        beta = np.exp(log_beta)[..., None, None]
-        p = np.exp(log_softmax(np.where(present, beta * z, -np.inf)))
-        mean = (p * z).sum(-1)
-        slope = (mean - gold).mean(-1)
-        curvature = ((p * z**2).sum(-1) - mean**2).mean(-1)
+        beta = log_beta.exp()
+        p = torch.softmax(beta[..., None, None] * z + absent, dim=-1)
+        p *= z
+        mean = p.sum(-1)
+        slope = mean.mean(-1) - said
+        curvature = (p.mul_(z).sum(-1) - mean.square()).mean(-1)
         # The sign of the slope brackets the minimum; a Newton step that leaves the bracket becomes a bisection.
-        high = np.where(slope > 0, log_beta, high)
-        low = np.where(slope <= 0, log_beta, low)
-        beta = beta[..., 0, 0]
-        step = log_beta - slope / np.maximum(beta * curvature + np.maximum(slope, 0), 1e-12)
-        log_beta = np.where((step > low) & (step < high), step, (low + high) / 2)
-    return np.asarray(spread / np.exp(log_beta))
+        high = torch.where(slope > 0, log_beta, high)
+        low = torch.where(slope <= 0, log_beta, low)
+        step = log_beta - slope / (beta * curvature + slope.clamp_min(0)).clamp_min(1e-12)
+        following = torch.where((step > low) & (step < high), step, (low + high) / 2)
+        moved = (following - log_beta).abs().max()
+        log_beta = following
+        if float(moved) < 1e-5:
+            break
+    return (spread / log_beta.exp()).double().numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """scale * logits + shift. One temperature: every scale is 1 / T and every shift 0.
+
+    Attributes:
+        scale: (K,).
+        shift: (K,).
+    """
+
+    scale: np.ndarray
+    shift: np.ndarray
+
+    @property
+    def kind(self) -> str:
+        """``temperature`` or ``vector scaling``."""
+        return "vector scaling" if self.shift.any() or (self.scale != self.scale[0]).any() else "temperature"
+
+    def apply(self, logits: np.ndarray) -> np.ndarray:
+        """Calibrated logits (..., k) of rows with k options at most K; options beyond K get the mean scale."""
+        k = logits.shape[-1]
+        scale = np.concatenate([self.scale[:k], np.full(max(0, k - len(self.scale)), self.scale.mean())])
+        return np.asarray(logits * scale + np.pad(self.shift[:k], (0, max(0, k - len(self.shift)))))
+
+
+def one_temperature(logits: np.ndarray, answers: np.ndarray) -> Calibration:
+    """Calibrate (n, K) logits by a temperature."""
+    k = logits.shape[1]
+    return Calibration(scale=np.full(k, 1 / float(fit_temperature(logits, answers))), shift=np.zeros(k))
+
+
+def vector_scaling(logits: np.ndarray, answers: np.ndarray) -> Calibration:
+    """Calibrate (n, K) logits by a scale and a shift for each class (Guo et al., 1706.04599), held near one temperature.
+
+    A penalty on the departure keeps few labels from fitting 2 K numbers to noise.
+    """
+    start = one_temperature(logits, answers)
+    z = torch.as_tensor(logits * start.scale[0], dtype=torch.float64)
+    gold = torch.as_tensor(answers)
+    k = z.shape[1]
+
+    def objective(points: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        stretch, shift = points[0, :k], points[0, k:]
+        scores = z * (1 + stretch) + shift
+        logp = torch.log_softmax(scores, dim=1)
+        residual = logp.exp()
+        residual[torch.arange(len(z)), gold] -= 1
+        loss = -logp[torch.arange(len(z)), gold].mean() + 0.5 * VECTOR_L2 * points[0].square().sum()
+        gradient = torch.cat([(residual * z).mean(0), residual.mean(0)]) + VECTOR_L2 * points[0]
+        return loss[None], gradient[None]
+
+    solved = minimise(objective, torch.zeros(1, 2 * k, dtype=torch.float64), tolerance=1e-6)[0].numpy()
+    return Calibration(scale=start.scale * (1 + solved[:k]), shift=solved[k:])
+
+
+def calibrate(logits: np.ndarray, answers: np.ndarray, folds: np.ndarray) -> Calibration:
+    """One temperature, or vector scaling where it wins by a standard error on folds that neither was fitted to.
+
+    Args:
+        logits: (n, K) of rows that their models never saw. Rows that lack options keep to a temperature.
+        answers: (n,).
+        folds: (n,) any fold numbers.
+    """
+    if not np.isfinite(logits).all():
+        return one_temperature(logits, answers)
+    gain = np.empty(len(answers))
+    for g in np.unique(folds):
+        rest, held = folds != g, folds == g
+        plain, vector = (
+            gold_losses(fit(logits[rest], answers[rest]).apply(logits[held]), answers[held])
+            for fit in (one_temperature, vector_scaling)
+        )
+        gain[held] = plain - vector
+    wins = gain.mean() > gain.std() / len(gain) ** 0.5
+    return (vector_scaling if wins else one_temperature)(logits, answers)

@@ -1,196 +1,28 @@
-"""Fit the probe: all layouts, positions, depths and strengths cross-fitted, one reader chosen, its word made honest."""
+"""Fit the probe: every layout, position, depth, family and strength cross-fitted, the best readers chosen, nested."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
-from probekd.config import Layout, Position, ProbeConfig
-from probekd.errors import DataError, StoreError
-from probekd.files import read_json, replacing, write_json
-from probekd.metrics import Scores, score
-from probekd.probes.crossfit import Choice, choose, concatenate, crossfit, fit_folds
+from probekd.config import ProbeConfig
+from probekd.errors import DataError
+from probekd.metrics import expected_calibration_error
+from probekd.probes.calibrate import calibrate, fit_temperature
+from probekd.probes.combine import pool_weights, pooled, stack_losses, wins
+from probekd.probes.crossfit import fit_folds
+from probekd.probes.estimator import softmax_rows
+from probekd.probes.families import Fit
 from probekd.probes.folds import assign_folds
+from probekd.probes.probe import Probe
+from probekd.probes.reader import Candidate, Reader
+from probekd.probes.trials import Trials, plan, run_trials
 from probekd.progress import Progress, Silent, working
 from probekd.states import States
-from probekd.targets import SoftTargets, cross_fitted_targets, softmax
-from probekd.tasks.base import Example, Task, content_hash
-
-FORMAT = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reader:
-    """Where and how a probe reads."""
-
-    layout: Layout
-    position: Position
-    depth: int
-    l2: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A reader and its out-of-fold scores, with its own temperature; the best of many of these is too good to be true."""
-
-    reader: Reader
-    accuracy: float
-    nll: float
-    ece: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """A fitted probe: F linear models of one reader, their temperature, and the out-of-fold word on the labelled rows.
-
-    Attributes:
-        task_kind: Kind of the task it was trained on.
-        reader: What the labelled rows chose.
-        temperature: Fitted on out-of-fold logits.
-        weight: (F, d, K) float32; K = 1 for option positions.
-        bias: (F, K) float32.
-        teacher: Fingerprint and size of the teacher whose states it reads.
-        ids: Labelled rows.
-        answers: (n,) their gold indices.
-        folds: (n,) their folds.
-        honest: (n, K) calibrated logits, -inf beyond a row's options; the reader of a fold was chosen without it.
-        fold_readers: The reader chosen for each fold.
-        candidates: Every reader tried.
-    """
-
-    task_kind: str
-    reader: Reader
-    temperature: float
-    weight: np.ndarray
-    bias: np.ndarray
-    teacher: Mapping[str, Any]
-    ids: tuple[str, ...]
-    answers: np.ndarray
-    folds: np.ndarray
-    honest: np.ndarray
-    fold_readers: tuple[Reader, ...]
-    candidates: tuple[Candidate, ...]
-
-    def logits(self, states: States, ids: Sequence[str]) -> list[np.ndarray]:
-        """Calibrated logits (k_i,) of rows that the probe was not trained on: the mean of the fold models.
-
-        Raises:
-            StoreError: the states come from another teacher than the probe's.
-        """
-        if states.teacher["fingerprint"] != self.teacher["fingerprint"]:
-            raise StoreError(
-                f"these states come from {states.teacher['name']}, the probe was trained on {self.teacher['name']} (other weights)"
-            )
-        read = self.reader
-        x = states.read(read.layout, read.position, read.depth, ids)
-        weight, bias = self.weight.mean(0), self.bias.mean(0)  # the mean of linear models is the model of the mean
-        scores = (x @ weight)[..., 0] + bias if x.ndim == 3 else x @ weight + bias
-        counts = states.column(read.layout, "num_options", ids)
-        # A row may have an option that no labelled row had; a K-way model that never saw a class gives it logit 0.
-        scores = np.pad(scores, ((0, 0), (0, max(0, max(counts) - scores.shape[1]))))
-        return [row[:k].astype(np.float64) / self.temperature for row, k in zip(scores, counts, strict=True)]
-
-    @property
-    def out_of_fold(self) -> list[np.ndarray]:
-        """Distribution of each labelled row from a probe that neither saw nor was chosen by it."""
-        return [softmax(row[np.isfinite(row)]) for row in self.honest]
-
-    @property
-    def scores(self) -> Scores:
-        """Out-of-fold scores on the labelled rows: an honest estimate, unlike the chosen candidate's own."""
-        return score(self.out_of_fold, self.answers.tolist())
-
-    def save(self, directory: Path, summary: Mapping[str, Any] | None = None) -> None:
-        """Write probe.json, probe.safetensors and depths.csv; ``summary`` adds keys to probe.json."""
-        from safetensors.numpy import save_file
-
-        directory.mkdir(parents=True, exist_ok=True)
-        arrays = {
-            "weight": self.weight.astype(np.float32),
-            "bias": self.bias.astype(np.float32),
-            "honest": self.honest,
-            "folds": self.folds.astype(np.int64),
-            "answers": self.answers.astype(np.int64),
-        }
-        with replacing(directory / "probe.safetensors") as temporary:
-            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
-        with (
-            replacing(directory / "depths.csv") as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as stream,
-        ):
-            writer = csv.writer(stream)
-            writer.writerow(["position", "depth", "kind", "l2", "accuracy", "nll", "ece", "layout"])
-            for c in self.candidates:
-                r = c.reader
-                writer.writerow([r.position, r.depth, "logistic", r.l2, c.accuracy, c.nll, c.ece, r.layout])
-        chosen = next(c for c in self.candidates if c.reader == self.reader)
-        write_json(
-            directory / "probe.json",
-            {
-                "format": FORMAT,
-                "task_kind": self.task_kind,
-                "reader": {**vars(self.reader), "temperature": self.temperature},
-                "fold_readers": [vars(r) for r in self.fold_readers],
-                "depths": self.teacher["blocks"],
-                "folds": int(self.folds.max()) + 1,
-                "labelled": len(self.ids),
-                "teacher": dict(self.teacher),
-                "ids": list(self.ids),
-                "optimism": {
-                    "chosen_nll": chosen.nll,
-                    "outside_nll": self.scores["nll"],
-                    "chosen_accuracy": chosen.accuracy,
-                    "outside_accuracy": self.scores["accuracy"],
-                },
-                **(summary or {}),
-            },
-        )
-
-    @classmethod
-    def load(cls, directory: Path) -> Probe:
-        """Read what ``save`` wrote; raises StoreError for another format version."""
-        from safetensors.numpy import load_file
-
-        meta = read_json(directory / "probe.json")
-        if meta.get("format") != FORMAT:
-            raise StoreError(
-                f"{directory / 'probe.json'}: written by another version (format {meta.get('format')!r}, this is {FORMAT})"
-            )
-        arrays = load_file(directory / "probe.safetensors")
-        reader = {k: v for k, v in meta["reader"].items() if k != "temperature"}
-        return cls(
-            task_kind=meta["task_kind"],
-            reader=Reader(**reader),
-            temperature=meta["reader"]["temperature"],
-            teacher=meta["teacher"],
-            ids=tuple(meta["ids"]),
-            fold_readers=tuple(Reader(**r) for r in meta["fold_readers"]),
-            candidates=tuple(_read_candidates(directory / "depths.csv")),
-            **arrays,
-        )
-
-
-def _read_candidates(path: Path) -> list[Candidate]:
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [
-            Candidate(
-                reader=Reader(
-                    layout=cast(Layout, row["layout"]),
-                    position=cast(Position, row["position"]),
-                    depth=int(row["depth"]),
-                    l2=float(row["l2"]),
-                ),
-                accuracy=float(row["accuracy"]),
-                nll=float(row["nll"]),
-                ece=float(row["ece"]),
-            )
-            for row in csv.DictReader(stream)
-        ]
+from probekd.targets import SoftTargets, cross_fitted_targets
+from probekd.tasks.base import Example, Task
 
 
 def presence(examples: Sequence[Example], width: int) -> np.ndarray:
@@ -201,7 +33,7 @@ def presence(examples: Sequence[Example], width: int) -> np.ndarray:
 def fit_probes(
     states: States, task: Task, *, config: ProbeConfig | None = None, seed: int = 0, progress: Progress | None = None
 ) -> Probe:
-    """Train logistic probes on every layout, position, depth and strength, and choose one by out-of-fold log-loss.
+    """Train probes on every layout, position and depth, and choose by out-of-fold log-loss what reads best.
 
     Only labelled ``train`` rows are used. Option positions are read by one scorer shared by all options, the ``answer``
     position by a K-way probe.
@@ -209,7 +41,7 @@ def fit_probes(
     Args:
         states: States of the labelled rows.
         task: The rows.
-        config: Folds, strengths and what to try.
+        config: Folds, families, strengths and what to try.
         seed: Decides the folds.
         progress: Told each depth as it is done.
 
@@ -218,106 +50,184 @@ def fit_probes(
     """
     config = config or ProbeConfig()
     progress = progress or Silent()
-    examples = [e for e in task.rows("train") if e.answer is not None]
-    folds = assign_folds(examples, task.kind, folds=config.folds, seed=seed)
-    # Rows in an order of their own, so that the solver's rounding does not depend on the file's.
-    order = sorted(range(len(examples)), key=lambda i: content_hash(examples[i].id))
-    examples, folds = [examples[i] for i in order], folds[order]
-    ids = [e.id for e in examples]
+    labelled = {e.id: e for e in task.rows("train") if e.answer is not None}
+    examples = list(labelled.values())
+    dealt = [
+        dict(zip(labelled, assign_folds(examples, task.kind, folds=config.folds, seed=seed, repeat=r), strict=True))
+        for r in range(config.repeats)
+    ]
+    # Rows in the stores' order: the solver's rounding does not depend on the file's, and shards are read end to end.
+    ids = states.in_stored_order(states.layouts[0], list(labelled))
+    examples = [labelled[i] for i in ids]
+    folds = [np.array([deal[i] for i in ids]) for deal in dealt]
     answers = np.array([e.answer for e in examples])
     width = max(len(e.options) for e in examples)
     present = presence(examples, width)
-    views = [
-        (layout, position, depth)
-        for layout in states.layouts
-        for position in states.positions(layout)
-        if config.positions is None or position in config.positions
-        for depth in states.depths(layout)
-        if config.depths is None or depth in config.depths
-    ]
-    if not views:
+    what = plan(states, config, classes=width)
+    if not what.readers:
         raise DataError(
-            "the probe config admits none of the states' positions and depths; widen probe.positions or probe.depths"
+            "the probe config admits none of the states' positions and depths; widen probe.positions, probe.depths or probe.families"
         )
-    fits = []
-    with working(progress, "fitting probes", len(views), "depths"):
-        for layout, position, depth in views:
-            x = states.read(layout, position, depth, ids)
-            x = x[:, :width] if x.ndim == 3 else x
-            fits.append(crossfit(x, answers, present, folds, config.l2, tolerance=config.tolerance))
-            progress.advance(1)
-    readers = [Reader(layout=lay, position=pos, depth=dep, l2=l2) for lay, pos, dep in views for l2 in config.l2]
-    candidates = concatenate(fits)
-    choice = choose(candidates, answers, folds)
-    chosen = readers[choice.chosen]
-    x = states.read(chosen.layout, chosen.position, chosen.depth, ids)
-    x = x[:, :width] if x.ndim == 3 else x
-    final = fit_folds(x, answers, present, folds, chosen.l2, tolerance=config.tolerance)
+    depths = sum(len(d) for d in what.depths.values()) * config.repeats
+    with working(progress, "fitting probes", depths, "depths"):
+        trials = [run_trials(states, ids, answers, present, f, what, config, progress) for f in folds]
+    outside = [_choose_nested(t, config) for t in trials]
+    losses = np.mean([t.losses.outer for t in trials], axis=0)
+    picked = _pick(trials, losses, config)
+    logits = picked.pool(trials)
     return Probe(
         task_kind=task.kind,
-        reader=chosen,
-        temperature=choice.temperature,
-        weight=final.weight.numpy(),
-        bias=final.bias.numpy(),
+        readers=picked.readers,
+        weights=picked.weights,
+        fits=tuple(
+            {
+                depth: _all_fold_models(states, ids, answers, present, folds, reader, depth, config)
+                for depth in reader.depths(what.depths[reader.layout, reader.position, reader.family])
+            }
+            for reader in picked.readers
+        ),
+        calibration=calibrate(logits, answers, folds[0]),
         teacher=states.teacher,
         ids=tuple(ids),
         answers=answers,
-        folds=folds,
-        honest=choice.honest,
-        fold_readers=tuple(readers[c] for c in choice.by_fold),
-        candidates=tuple(_scored(readers, candidates.outer, choice, examples)),
+        folds=folds[0],
+        honest=np.mean([o.honest for o in outside], axis=0),
+        uncalibrated=logits,
+        fold_readers=tuple(readers for o in outside for readers in o.readers),
+        candidates=tuple(_scored(trials, losses)),
     )
 
 
-def _scored(
-    readers: Sequence[Reader], outer: np.ndarray, choice: Choice, examples: Sequence[Example]
-) -> list[Candidate]:
-    answers = [e.answer for e in examples if e.answer is not None]
-    counts = [len(e.options) for e in examples]
-    result = []
-    for reader, logits, temperature in zip(readers, outer, choice.temperatures, strict=True):
-        probs = [softmax(row[:k] / temperature) for row, k in zip(logits, counts, strict=True)]
-        scores = score(probs, answers)
-        result.append(Candidate(reader=reader, accuracy=scores["accuracy"], nll=scores["nll"], ece=scores["ece"]))
-    return result
+@dataclass(frozen=True, kw_only=True)
+class _Picked:
+    """One reader, or several with weights."""
+
+    readers: tuple[Reader, ...]
+    weights: tuple[float, ...]
+
+    def pool(self, trials: Sequence[Trials]) -> np.ndarray:
+        """(n, K) out-of-fold logits, the mean over the repeats."""
+        each = np.stack([np.mean([t.outer(r) for t in trials], axis=0) for r in self.readers])
+        return pooled(np.array(self.weights), each.astype(np.float64))
 
 
-def fit_alone(features: np.ndarray, examples: Sequence[Example], folds: np.ndarray, config: ProbeConfig) -> np.ndarray:
-    """What the student can do by itself: calibrated out-of-fold logits (n, K) of a linear head on its frozen embedding.
+@dataclass(frozen=True, kw_only=True)
+class _Outside:
+    """What one repeat's nested choice gave: (n, K) calibrated logits, and the readers of each fold."""
 
-    The folds, the strengths and the nested choice are the probe's own; so is the label budget.
+    honest: np.ndarray
+    readers: tuple[tuple[Reader, ...], ...]
+
+
+def _choose_nested(trials: Trials, config: ProbeConfig) -> _Outside:
+    answers, folds = trials.answers, trials.folds
+    honest: np.ndarray | None = None
+    readers = []
+    for f in range(int(folds.max()) + 1):
+        seen, held = folds != f, folds == f
+        inside = {
+            reader: trials.predictions(reader) for reader in _members(trials, trials.losses.inner[f][:, seen], config)
+        }
+        best = trials.plan.readers[trials.best(trials.losses.inner[f][:, seen])]
+        inside.setdefault(best, trials.predictions(best))
+        picked = _stack_or_single(
+            best, {r: p.inner[f, 0][seen] for r, p in inside.items()}, answers[seen], folds[seen], config
+        )
+        used = np.stack([inside[r].inner[f, 0][seen] for r in picked.readers]).astype(np.float64)
+        fitted = calibrate(pooled(np.array(picked.weights), used), answers[seen], folds[seen])
+        out = np.stack([inside[r].outer[0][held] for r in picked.readers]).astype(np.float64)
+        said = fitted.apply(pooled(np.array(picked.weights), out))
+        honest = np.empty((len(answers), said.shape[1])) if honest is None else honest
+        honest[held] = said
+        readers.append(picked.readers)
+    assert honest is not None
+    return _Outside(honest=honest, readers=tuple(readers))
+
+
+def _pick(trials: Sequence[Trials], losses: np.ndarray, config: ProbeConfig) -> _Picked:
+    """The choice over all labelled rows; predictions and losses are the means over the repeats."""
+    first = trials[0]
+    best = first.plan.readers[first.best(losses)]
+    readers = dict.fromkeys((*_members(first, losses, config), best))
+    said = {r: np.mean([t.outer(r) for t in trials], axis=0) for r in readers}
+    return _stack_or_single(best, said, first.answers, first.folds, config)
+
+
+def _members(trials: Trials, losses: np.ndarray, config: ProbeConfig) -> tuple[Reader, ...]:
+    """What a stack is made of: the best reader of each layout and position."""
+    if not config.stack:
+        return ()
+    readers = trials.plan.readers
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, reader in enumerate(readers):
+        groups.setdefault((reader.layout, reader.position), []).append(number)
+    return tuple(readers[trials.best(losses, among)] for among in groups.values())
+
+
+def _stack_or_single(
+    best: Reader, said: Mapping[Reader, np.ndarray], answers: np.ndarray, folds: np.ndarray, config: ProbeConfig
+) -> _Picked:
+    """The best reader, or the stack when its cross-validated log-loss is lower by more than a standard error.
 
     Args:
-        features: (n, 1, d) for classification, (n, k, d) for multiple choice.
-        examples: The labelled rows, in the probe's order.
-        folds: (n,) the probe's folds.
-        config: Strengths and tolerance.
+        best: The best single reader.
+        said: (n, K) out-of-fold logits of it and of the stack's members.
+        answers: (n,).
+        folds: (n,).
+        config: ``stack`` says whether to try.
     """
-    answers = np.array([e.answer for e in examples])
-    width = max(len(e.options) for e in examples)
-    x = features[:, 0] if features.shape[1] == 1 else features[:, :width]
-    fits = crossfit(
-        np.ascontiguousarray(x), answers, presence(examples, width), folds, config.l2, tolerance=config.tolerance
-    )
-    return choose(fits, answers, folds).honest
+    single = _Picked(readers=(best,), weights=(1.0,))
+    members = tuple(said)
+    if not config.stack or len(members) < 2:
+        return single
+    scale = {r: 1 / float(fit_temperature(said[r], answers)) for r in members}
+    each = np.stack([said[r] * scale[r] for r in members]).astype(np.float64)
+    alone = stack_losses(each[[members.index(best)]], answers, folds)
+    if not wins(stack_losses(each, answers, folds), alone):
+        return single
+    weights = pool_weights(each, answers)
+    kept = [(r, float(w * scale[r])) for r, w in zip(members, weights, strict=True) if w > 1e-6]
+    return _Picked(readers=tuple(r for r, _ in kept), weights=tuple(w for _, w in kept))
 
 
-def fit_shuffled(
-    probe: Probe, states: States, examples: Sequence[Example], *, config: ProbeConfig, seed: int
-) -> Scores:
-    """Out-of-fold scores of the chosen reader trained on shuffled labels: what a probe of its size makes of nothing.
+def _all_fold_models(
+    states: States,
+    ids: Sequence[str],
+    answers: np.ndarray,
+    present: np.ndarray,
+    folds: Sequence[np.ndarray],
+    reader: Reader,
+    depth: int,
+    config: ProbeConfig,
+) -> Fit:
+    """The models of every fold and repeat at one depth of a reader."""
+    from dataclasses import fields
 
-    Near-chance scores mean that the probe's own come from the states (control tasks: Hewitt and Liang, 1909.03368).
-    """
-    answers = np.random.default_rng(seed).permutation(probe.answers)
-    counts = np.array([len(e.options) for e in examples])
-    answers = answers % counts  # a shuffled answer may lie beyond a shorter row's options
-    width = probe.honest.shape[1]
-    x = states.read(probe.reader.layout, probe.reader.position, probe.reader.depth, probe.ids)
-    x = x[:, :width] if x.ndim == 3 else x
-    fits = crossfit(x, answers, presence(examples, width), probe.folds, config.l2, tolerance=config.tolerance)
-    honest = choose(fits, answers, probe.folds).honest
-    return score([softmax(row[:k]) for row, k in zip(honest, counts, strict=True)], answers.tolist())
+    import torch
+
+    blocks = states.blocks(reader.layout, reader.position, depth, ids)
+    fits = [
+        fit_folds(blocks, answers, present, f, reader.l2, tolerance=config.tolerance, family=reader.family)
+        for f in folds
+    ]
+    joined = {f.name: torch.cat([getattr(fit, f.name) for fit in fits]) for f in fields(fits[0])}  # type: ignore[arg-type]
+    return type(fits[0])(**joined)
+
+
+def _scored(trials: Sequence[Trials], losses: np.ndarray) -> list[Candidate]:
+    """Scores of every reader, the mean over the repeats."""
+    answers = trials[0].answers
+    result = []
+    for number, reader in enumerate(trials[0].plan.readers):
+        accuracies, eces = [], []
+        for t in trials:
+            probs = softmax_rows(t.outer(reader) / t.losses.temperatures[number])
+            hits = probs.argmax(1) == answers
+            accuracies.append(hits.mean())
+            eces.append(expected_calibration_error(probs.max(1), hits))
+        nll = float(losses[number].mean())
+        result.append(Candidate(reader=reader, accuracy=float(np.mean(accuracies)), nll=nll, ece=float(np.mean(eces))))
+    return result
 
 
 def soft_labels(probe: Probe, states: States) -> SoftTargets:
@@ -335,5 +245,5 @@ def soft_labels(probe: Probe, states: States) -> SoftTargets:
             f"{len(strange)} train rows, such as {strange[0]!r}, were not among the probe's labelled rows; fit the probe on this task"
         )
     honest = [row[np.isfinite(row)] for row in (probe.honest[place[row_id]] for row_id in labelled)]
-    pooled = probe.logits(states, pool) if pool else []
-    return cross_fitted_targets(labelled, honest, [int(probe.folds[place[i]]) for i in labelled], pool, pooled)
+    pooled_logits = probe.logits(states, pool) if pool else []
+    return cross_fitted_targets(labelled, honest, [int(probe.folds[place[i]]) for i in labelled], pool, pooled_logits)

@@ -11,11 +11,11 @@ from probekd.errors import DataError
 from probekd.tasks.base import Example, Kind, content_hash, duplicate_keys
 
 
-def assign_folds(examples: Sequence[Example], kind: Kind, *, folds: int, seed: int) -> np.ndarray:
+def assign_folds(examples: Sequence[Example], kind: Kind, *, folds: int, seed: int, repeat: int = 0) -> np.ndarray:
     """Fold of each labelled row, (n,) ints.
 
     Rows that ask the same question share a fold. Groups are dealt out class by class in order of their hash, so that
-    each fold has its share of every class.
+    each fold has its share of every class. Another ``repeat`` deals them anew.
 
     Raises:
         DataError: too few rows for the folds, or (classification) a class with fewer than two labelled rows.
@@ -41,9 +41,10 @@ def assign_folds(examples: Sequence[Example], kind: Kind, *, folds: int, seed: i
         raise DataError(
             f"the {len(examples)} labelled rows ask only {len(groups)} different questions, too few for {folds} folds"
         )
+    dealing = ("fold", repeat) if repeat else ("fold",)
     # A group's class is its smallest answer, which does not depend on the order of its rows.
     ordered = sorted(
-        groups.items(), key=lambda g: (min(_answer(examples[i]) for i in g[1]), content_hash(seed, "fold", g[0]))
+        groups.items(), key=lambda g: (min(_answer(examples[i]) for i in g[1]), content_hash(seed, *dealing, g[0]))
     )
     result = np.empty(len(examples), dtype=np.int64)
     for number, (_, members) in enumerate(ordered):

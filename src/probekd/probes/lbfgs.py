@@ -11,20 +11,30 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-HISTORY = 10
+HISTORY = 6
 MAX_BACKTRACKS = 30
 ARMIJO = 1e-4
 
 # Takes points (m, size) and the numbers of the m problems they belong to; gives losses (m,) and gradients (m, size).
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# Takes gradients (m, size) and problem numbers; gives them multiplied by a guess of the inverse Hessian.
+Preconditioner = Callable[[Tensor, Tensor], Tensor]
 
 
-def minimise(objective: Objective, start: Tensor, *, tolerance: float, max_iterations: int = 500) -> Tensor:
+def minimise(
+    objective: Objective,
+    start: Tensor,
+    *,
+    tolerance: float,
+    precondition: Preconditioner | None = None,
+    max_iterations: int = 500,
+) -> Tensor:
     """Minimise independent convex functions.
 
     Args:
         objective: Value and gradient of some of the problems.
         start: (problems, size) starting points.
+        precondition: A symmetric positive guess of each inverse Hessian, in which the steps are scaled; None = identity.
         tolerance: A problem is done when its gradient norm is at most this times its norm at the start.
         max_iterations: Iterations at most; a problem that float rounding keeps from the tolerance stops where its line
             search finds no lower point.
@@ -43,10 +53,12 @@ def minimise(objective: Objective, start: Tensor, *, tolerance: float, max_itera
     inner: list[Tensor] = []
     for iteration in range(max_iterations):
         # A solved problem that waits to be dropped stays where it is.
-        direction = torch.where(done[:, None], 0.0, -_inverse_hessian_times(gradient, steps, changes, inner))
+        direction = torch.where(
+            done[:, None], 0.0, -_newton_step(gradient, active, steps, changes, inner, precondition)
+        )
         slope = _dot(direction, gradient)
         size = torch.ones_like(loss)
-        if iteration == 0:
+        if iteration == 0 and precondition is None:
             size = 1 / gradient.norm(dim=1).clamp_min(1)
         x_new, loss_new, gradient_new, moved = _line_search(objective, active, x, loss, direction, slope, size)
         steps.append(x_new - x)
@@ -58,7 +70,7 @@ def minimise(objective: Objective, start: Tensor, *, tolerance: float, max_itera
         if bool(done.all()):
             break
         # Dropping solved problems copies the rest, so it waits until it pays.
-        if float(done.float().mean()) > 0.3:
+        if float(done.float().mean()) > 0.2:
             result[active] = x
             keep = (~done).nonzero().squeeze(1)
             active, x, loss, gradient, target = active[keep], x[keep], loss[keep], gradient[keep], target[keep]
@@ -73,7 +85,14 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a[:, None, :], b[:, :, None])[:, 0, 0]
 
 
-def _inverse_hessian_times(gradient: Tensor, steps: list[Tensor], changes: list[Tensor], inner: list[Tensor]) -> Tensor:
+def _newton_step(
+    gradient: Tensor,
+    active: Tensor,
+    steps: list[Tensor],
+    changes: list[Tensor],
+    inner: list[Tensor],
+    guess: Preconditioner | None,
+) -> Tensor:
     """Two-loop recursion (Nocedal and Wright, algorithm 7.4); a problem skips pairs without positive curvature."""
     q = gradient.clone()
     tiny = torch.finfo(q.dtype).tiny
@@ -83,7 +102,9 @@ def _inverse_hessian_times(gradient: Tensor, steps: list[Tensor], changes: list[
         alpha = r * _dot(s, q)
         q.addcmul_(alpha[:, None], y, value=-1)
         alphas.append(alpha)
-    if steps:
+    if guess is not None:
+        q = guess(q, active)
+    elif steps:
         squared = _dot(changes[-1], changes[-1])
         scale = torch.where((inner[-1] > 0) & (squared > 0), inner[-1] / squared.clamp_min(tiny), 1.0)
         q *= scale[:, None]

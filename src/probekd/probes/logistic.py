@@ -10,179 +10,131 @@ folded into the weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor
 
-from probekd.probes.lbfgs import minimise
-
-MIN_SCALE = 1e-6
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearFit:
-    """Solutions for P problems at one depth, on raw (not standardised) features.
-
-    Attributes:
-        weight: (P, d, K); K = 1 for the option scorer.
-        bias: (P, K).
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def logits(self, states: Tensor) -> Tensor:
-        """(P, n, K) from (n, d), or (P, n, k) from option states (n, k, d)."""
-        if states.ndim == 3:
-            return torch.einsum("nkd,pd->pnk", states, self.weight[:, :, 0]) + self.bias[:, :, None]
-        return torch.einsum("nd,pdk->pnk", states, self.weight) + self.bias[:, None, :]
+from probekd.probes.estimator import KWayEstimator, OptionEstimator
+from probekd.probes.features import Features, LinearFit, raw_fit, repeat_strengths
+from probekd.probes.lbfgs import Preconditioner, minimise
 
 
 def solve(
-    states: Tensor, answers: Tensor, present: Tensor, train: Tensor, l2: Tensor, *, tolerance: float
+    features: Features, answers: np.ndarray, train: np.ndarray, strengths: Sequence[float], *, tolerance: float
 ) -> LinearFit:
-    """Fit P logistic probes on one depth.
+    """Fit logistic probes on one depth.
 
     Args:
-        states: (n, d) for K-way probes, or (n, k, d) for the shared option scorer.
+        features: Of all rows.
         answers: (n,) gold indices.
-        present: (n, K) bool: which classes or options a row has.
-        train: (P, n) bool: rows that each problem trains on.
-        l2: (P,) strengths.
+        train: (T, n) bool: the training sets.
+        strengths: S values of l2.
         tolerance: Gradient norm at which a problem is solved, relative to its start.
 
     Returns:
-        Weights that apply to states as they come.
+        T * S solutions that apply to states as they come.
     """
-    options = states.ndim == 3
-    n, d = states.shape[0], states.shape[-1]
-    classes = present.shape[1]
-    outputs = 1 if options else classes
-    weights = train.to(states.dtype)
-    # A first standardisation by all rows keeps the products below well scaled where a state has a large mean or a few
-    # massive dimensions; it is affine and label-free, and undone exactly by each training set's own statistics.
-    flat = states.reshape(-1, d)
-    there = (present.reshape(-1) if options else torch.ones(n, dtype=torch.bool)).to(states.dtype)
-    centre, spread = _moments(flat, there[None])
-    x = (flat - centre) / spread * there[:, None]
-    row_weights = weights.repeat_interleave(classes, dim=1) * there if options else weights
-    mean, scale = _moments(x, row_weights)
-    counts = weights.sum(1)
-    hidden = torch.where(present, 0.0, -torch.inf).to(states.dtype)
-    gold = torch.nn.functional.one_hot(answers, classes).to(states.dtype)
+    sets, count = len(train), len(strengths)
+    weights = torch.as_tensor(train)
+    mean, scale = (m.repeat_interleave(count, dim=0) for m in features.moments(weights))
+    share = weights.to(features.dtype) / weights.sum(1, keepdim=True)  # a row's weight in its training set's mean loss
+    l2 = repeat_strengths(strengths, sets, features.dtype)
+    gold = torch.as_tensor(answers)
+    absent = torch.where(features.present, 0.0, -torch.inf).to(features.dtype)
+    d, outputs, classes = features.d, features.outputs, features.classes
+    bias = 0 if features.options else outputs
+    # Mean eigenvalue of diag(p) - p p' across the classes, of each problem where it was last looked at.
+    curvature = torch.ones(len(l2), dtype=features.dtype)
+    uniform = 1 - 1 / features.present.sum(1) if features.options else torch.full((features.n,), classes - 1.0)
 
     def objective(points: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
         m = len(which)
-        w = points[:, : d * outputs].view(m, d, outputs)
-        b = points[:, d * outputs :]
-        effective = w / scale[which, :, None]
-        offset = (b if not options else 0) - (mean[which, :, None] * effective).sum(1)  # (m, outputs)
-        scores = (x @ effective.permute(1, 0, 2).reshape(d, m * outputs)).view(-1, m, outputs).permute(1, 0, 2)
-        logits = (scores + offset[:, None, :]).reshape(m, n, classes) + hidden
-        logp = torch.log_softmax(logits, dim=2)
-        rows = weights[which] / counts[which, None]
-        loss = -(torch.where(gold > 0, logp, 0.0).sum(2) * rows).sum(1) + 0.5 * l2[which] * (w**2).sum((1, 2))
-        residual = ((logp.exp() - gold) * rows[:, :, None]).reshape(m, -1, outputs)  # (m, rows of x, outputs)
-        pulled = (x.T @ residual.permute(1, 0, 2).reshape(-1, m * outputs)).view(d, m, outputs).permute(1, 0, 2)
-        total = residual.sum(1)
-        gradient = (pulled - mean[which, :, None] * total[:, None, :]) / scale[which, :, None] + l2[
-            which, None, None
-        ] * w
-        parts = [gradient.reshape(m, -1)] if options else [gradient.reshape(m, -1), total]
-        return loss, torch.cat(parts, dim=1)
+        w = points[:, : d * outputs].view(m, outputs, d)
+        effective = w / scale[which, None, :]
+        offset = points[:, d * outputs :] - (mean[which, None, :] * effective).sum(2) if bias else None
+        columns = effective.permute(2, 1, 0).reshape(d, outputs * m)
+        loss = 0.5 * l2[which] * (w**2).sum((1, 2))
+        pulled = torch.zeros(d, outputs * m, dtype=features.dtype)
+        total = torch.zeros(outputs, m, dtype=features.dtype)
+        bend = torch.zeros(m, dtype=features.dtype)
+        for rows, x in features.blocks():
+            # Rows, then options, then problems: the softmax runs over the middle and problems lie side by side.
+            logits = (x @ columns).view(-1, classes, m)
+            if offset is not None:
+                logits += offset.T
+            if features.options:
+                logits += absent[rows, :, None]
+            top = logits.amax(1, keepdim=True)
+            at = torch.arange(len(logits))
+            said = logits[at, gold[rows]] - top[:, 0]
+            p = logits.sub_(top).exp_()
+            norm = p.sum(1, keepdim=True)
+            weight = share[which // count, rows].T  # (rows, m)
+            loss = loss + ((norm[:, 0].log() - said) * weight).sum(0)
+            p /= norm
+            bend += ((1 - (p**2).sum(1)) / uniform[rows, None] * weight).sum(0)
+            p *= weight[:, None, :]
+            p[at, gold[rows]] -= weight
+            pulled += x.T @ p.view(-1, outputs * m)
+            if bias:
+                total += p.sum(0)
+        curvature[which] = bend.clamp_min(1e-6)
+        pulled = pulled.view(d, outputs, m).permute(2, 1, 0)
+        centred = pulled - mean[which, None, :] * total.T[:, :, None] if bias else pulled
+        gradient = centred / scale[which, None, :] + l2[which, None, None] * w
+        parts = [gradient.reshape(m, -1)]
+        return loss, torch.cat([*parts, total.T], dim=1) if bias else parts[0]
 
-    start = torch.zeros(len(train), d * outputs + (0 if options else outputs), dtype=states.dtype)
-    points = minimise(objective, start, tolerance=tolerance)
-    w = points[:, : d * outputs].view(-1, d, outputs) / scale[:, :, None]
-    bias = -(mean[:, :, None] * w).sum(1) + (0 if options else points[:, d * outputs :])
-    raw = w / spread[:, :, None] if spread.ndim == 3 else w / spread.reshape(1, d, 1)
-    return LinearFit(weight=raw, bias=bias - (centre.reshape(1, d, 1) * raw).sum(1))
+    start = torch.zeros(sets * count, d * outputs + bias, dtype=features.dtype)
+    points = minimise(objective, start, tolerance=tolerance, precondition=_inverse_hessian(features, l2, curvature))
+    w = points[:, : d * outputs].view(-1, outputs, d).transpose(1, 2)
+    b = points[:, d * outputs :] if bias else torch.zeros(len(points), 1, dtype=features.dtype)
+    return raw_fit(features, w, b, mean, scale)
 
 
-def _moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted mean and standard deviation of (m, d) for each of (P, m) weights; constant dimensions get scale 1."""
-    total = weights.sum(1, keepdim=True)
-    mean = weights @ x / total
-    variance = weights @ x**2 / total - mean**2
-    scale = variance.clamp_min(0).sqrt()
-    return mean, torch.where(scale > MIN_SCALE, scale, torch.ones_like(scale))
+def _inverse_hessian(features: Features, l2: Tensor, curvature: Tensor) -> Preconditioner:
+    """A guess of every problem's inverse Hessian: (curvature * covariance + l2)^-1 for the weights of each class.
+
+    Exact where all rows are equally sure of all classes; Böhning (1992) bounds the Hessian by it. The covariance is one
+    for all training sets, which differ too little to pay for a factorisation each, and ``curvature`` follows the
+    problem's own probabilities.
+    """
+    axes, variance, rest = features.principal_axes
+    size = features.d * features.outputs
+
+    def precondition(vectors: Tensor, which: Tensor) -> Tensor:
+        strength, bend = l2[which, None, None], curvature[which, None, None]
+        w = vectors[:, :size].reshape(len(which), -1, features.d)
+        along = (w.reshape(-1, features.d) @ axes).view(len(which), -1, len(variance))
+        along *= 1 / (bend * variance + strength) - 1 / (bend * rest + strength)
+        w = w / (bend * rest + strength) + (along.view(-1, len(variance)) @ axes.T).view(w.shape)
+        return torch.cat([w.view(len(which), -1), vectors[:, size:] / curvature[which, None]], dim=1)
+
+    return precondition
 
 
-class _Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Shared by both probes: parameters, one fit, probabilities from logits."""
+class LogisticProbe(KWayEstimator):
+    """K-way multinomial logistic probe with the scikit-learn contract; X is (n, d), y any labels.
+
+    Learned: ``classes_``, ``coef_`` (d, K), ``intercept_`` (K,).
+    """
 
     def __init__(self, *, l2: float = 0.1, tolerance: float = 1e-6) -> None:
         self.l2 = l2
         self.tolerance = tolerance
 
-    def _solve(self, x: np.ndarray, answers: np.ndarray, present: np.ndarray) -> None:
-        everything = torch.ones(1, len(x), dtype=torch.bool)
-        fit = solve(
-            torch.as_tensor(np.asarray(x, dtype=np.float64)),
-            torch.as_tensor(answers),
-            torch.as_tensor(present),
-            everything,
-            torch.tensor([self.l2], dtype=torch.float64),
-            tolerance=self.tolerance,
-        )
-        self.coef_ = fit.weight[0].numpy()
-        self.intercept_ = fit.bias[0].numpy()
+    def _solve(self, features: Features, answers: np.ndarray, train: np.ndarray) -> LinearFit:
+        return solve(features, answers, train, (self.l2,), tolerance=self.tolerance)
 
 
-class LogisticProbe(_Logistic):
-    """K-way multinomial logistic probe with the scikit-learn contract; X is (n, d), y any labels."""
+class OptionProbe(OptionEstimator):
+    """One logistic scorer shared by all options, softmax over those a row has. Learned: ``coef_`` (d, 1)."""
 
-    def fit(self, X: np.ndarray, y: np.ndarray) -> LogisticProbe:  # noqa: N803
-        """Fit to convergence in float64; learned: ``classes_``, ``coef_`` (d, K), ``intercept_`` (K,)."""
-        self.classes_, answers = np.unique(y, return_inverse=True)
-        self.n_features_in_ = np.shape(X)[1]
-        self._solve(X, answers, np.ones((len(X), len(self.classes_)), dtype=bool))
-        return self
+    def __init__(self, *, l2: float = 0.1, tolerance: float = 1e-6) -> None:
+        self.l2 = l2
+        self.tolerance = tolerance
 
-    def decision_function(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
-        """Logits (n, K)."""
-        return np.asarray(np.asarray(X, dtype=np.float64) @ self.coef_ + self.intercept_)
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
-        """Probabilities (n, K)."""
-        return _softmax(self.decision_function(X))
-
-    def predict(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
-        """Most probable label of each row."""
-        return np.asarray(self.classes_[self.decision_function(X).argmax(1)])
-
-
-class OptionProbe(_Logistic):
-    """One scorer shared by all options, softmax over those a row has.
-
-    X is (n, k, d) with NaN in every feature of the options that a row does not have; y holds 0-based option indices.
-    """
-
-    def fit(self, X: np.ndarray, y: np.ndarray) -> OptionProbe:  # noqa: N803
-        """Fit to convergence in float64; learned: ``coef_`` (d, 1)."""
-        present = ~np.isnan(X).any(axis=2)
-        self.n_features_in_ = np.shape(X)[2]
-        self.classes_ = np.arange(np.shape(X)[1])
-        self._solve(np.nan_to_num(X), np.asarray(y), present)
-        return self
-
-    def decision_function(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
-        """Scores (n, k); -inf for absent options."""
-        scores = np.nan_to_num(X) @ self.coef_[:, 0] + self.intercept_[0]
-        return np.where(np.isnan(X).any(axis=2), -np.inf, scores)
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
-        """Probabilities (n, k); 0 for absent options."""
-        return _softmax(self.decision_function(X))
-
-    def predict(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
-        """Index of the most probable option of each row."""
-        return np.asarray(self.decision_function(X).argmax(1))
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+    def _solve(self, features: Features, answers: np.ndarray, train: np.ndarray) -> LinearFit:
+        return solve(features, answers, train, (self.l2,), tolerance=self.tolerance)

@@ -11,7 +11,8 @@ import numpy as np
 from probekd.config import Layout
 from probekd.metrics import Scores, score
 from probekd.probes.calibrate import log_softmax
-from probekd.probes.crossfit import Choice, choose, untrained
+from probekd.probes.choose import Choice, choose
+from probekd.probes.crossfit import untrained
 from probekd.states import States
 from probekd.targets import SoftTargets, cross_fitted_targets, softmax
 from probekd.tasks.base import Example

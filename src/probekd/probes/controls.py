@@ -1,0 +1,83 @@
+"""Controls: what a reader gets from less than the states of the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from probekd.config import ProbeConfig
+from probekd.metrics import Scores, score
+from probekd.probes.choose import choose
+from probekd.probes.crossfit import crossfit
+from probekd.probes.families import strengths_of
+from probekd.probes.fit import presence
+from probekd.probes.probe import Probe
+from probekd.states import States
+from probekd.targets import softmax
+from probekd.tasks.base import Example
+
+
+def fit_alone(features: np.ndarray, examples: Sequence[Example], folds: np.ndarray, config: ProbeConfig) -> np.ndarray:
+    """What the student can do by itself: calibrated out-of-fold logits (n, K) of a linear head on its frozen embedding.
+
+    The folds, the strengths and the nested choice are the probe's own; so is the label budget.
+
+    Args:
+        features: (n, 1, d) for classification, (n, k, d) for multiple choice.
+        examples: The labelled rows, in the probe's order.
+        folds: (n,) the probe's folds.
+        config: Strengths and tolerance.
+    """
+    answers = np.array([e.answer for e in examples])
+    width = max(len(e.options) for e in examples)
+    x = np.ascontiguousarray(features[:, 0] if features.shape[1] == 1 else features[:, :width])
+    fits = crossfit(x, answers, presence(examples, width), folds, config.l2, tolerance=config.tolerance)
+    return choose(fits, answers, folds).honest
+
+
+def label_prior(answers: np.ndarray, examples: Sequence[Example], folds: np.ndarray) -> list[np.ndarray]:
+    """Shares of the answers (k_i,) among the rows of the other folds, one of each added."""
+    width = max(len(e.options) for e in examples)
+    counts = [np.bincount(answers[folds != f], minlength=width) + 1.0 for f in range(int(folds.max()) + 1)]
+    own = [counts[f][: len(e.options)] for f, e in zip(folds, examples, strict=True)]
+    return [c / c.sum() for c in own]
+
+
+def fit_shuffled(
+    probe: Probe, states: States, examples: Sequence[Example], *, config: ProbeConfig, seed: int
+) -> Scores:
+    """Out-of-fold scores of the probe's reader trained on shuffled labels: what a probe of its size makes of nothing.
+
+    Near-chance scores mean that the probe's own come from the states (control tasks: Hewitt and Liang, 1909.03368).
+    """
+    answers = np.random.default_rng(seed).permutation(probe.answers)
+    counts = np.array([len(e.options) for e in examples])
+    answers = answers % counts  # a shuffled answer may lie beyond a shorter row's options
+    return refit(probe, states, examples, answers, config=config)
+
+
+def refit(
+    probe: Probe, states: States, examples: Sequence[Example], answers: np.ndarray, *, config: ProbeConfig
+) -> Scores:
+    """Out-of-fold scores of the probe's main reader, at its middle depth, fitted anew to other states or answers.
+
+    Args:
+        probe: Says layout, position, depth, family and folds.
+        states: States of the labelled rows.
+        examples: The labelled rows in the probe's order.
+        answers: (n,) what to learn.
+        config: Strengths and tolerance.
+    """
+    reader = probe.reader
+    fits = crossfit(
+        states.blocks(reader.layout, reader.position, reader.depth, probe.ids),
+        answers,
+        presence(examples, probe.honest.shape[1]),
+        probe.folds,
+        strengths_of(reader.family, config.l2),
+        tolerance=config.tolerance,
+        family=reader.family,
+    )
+    honest = choose(fits, answers, probe.folds).honest
+    return score([softmax(row[np.isfinite(row)]) for row in honest], answers.tolist())

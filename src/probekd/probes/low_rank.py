@@ -1,0 +1,63 @@
+"""Low-rank logistic probes for many classes: ridge finds the few directions that tell them apart, logistic reads those.
+
+With K classes and few labels each, K * d weights are too many. The leading canonical directions of the ridge fit span
+the same space as reduced-rank regression's (Izenman 1975), and the logistic problem on them is convex again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from probekd.probes import logistic, ridge
+from probekd.probes.estimator import KWayEstimator
+from probekd.probes.features import Features, LinearFit
+
+RANK = 16
+
+
+def solve(
+    features: Features,
+    answers: np.ndarray,
+    train: np.ndarray,
+    strengths: Sequence[float],
+    *,
+    tolerance: float,
+    rank: int = RANK,
+) -> LinearFit:
+    """Fit K-way probes of a rank on one depth for training sets (T, n) and S strengths, used by both of its halves.
+
+    Returns:
+        T * S solutions that apply to states as they come; weights of shape (d, K) and rank at most ``rank``.
+    """
+    assert not features.options, "an option scorer has rank one already"
+    coarse = ridge.solve(features, answers, train, strengths)
+    rank = min(rank, features.classes, features.d)
+    weight = torch.empty_like(coarse.weight)
+    bias = torch.empty_like(coarse.bias)
+    # In the space of the first standardisation, so that no direction rules by its units.
+    scaled = coarse.weight * features.spread[None, :, None]
+    for number in range(len(weight)):
+        t, s = divmod(number, len(strengths))
+        left, size, _ = torch.linalg.svd(scaled[number], full_matrices=False)
+        directions = left[:, :rank] * size[:rank] / features.spread[:, None]
+        seen = np.concatenate([torch.as_tensor(x).to(features.dtype) @ directions for _, x in features.source.blocks()])
+        reduced = Features(seen, features.present.numpy(), features.dtype)
+        fine = logistic.solve(reduced, answers, train[t : t + 1], (strengths[s],), tolerance=tolerance)
+        weight[number] = directions @ fine.weight[0]
+        bias[number] = fine.bias[0]
+    return LinearFit(weight=weight, bias=bias)
+
+
+class LowRankProbe(KWayEstimator):
+    """K-way logistic probe of low rank. Learned: ``classes_``, ``coef_`` (d, K) of rank ``rank``, ``intercept_`` (K,)."""
+
+    def __init__(self, *, l2: float = 0.1, rank: int = RANK, tolerance: float = 1e-6) -> None:
+        self.l2 = l2
+        self.rank = rank
+        self.tolerance = tolerance
+
+    def _solve(self, features: Features, answers: np.ndarray, train: np.ndarray) -> LinearFit:
+        return solve(features, answers, train, (self.l2,), tolerance=self.tolerance, rank=self.rank)

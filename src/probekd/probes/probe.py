@@ -1,0 +1,232 @@
+"""Probe: what fitting leaves behind. It reads rows it has not seen, and knows what it is worth on those it has."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probekd.config import Layout, Position
+from probekd.errors import StoreError
+from probekd.files import read_json, replacing, write_json
+from probekd.metrics import Scores, score
+from probekd.probes.calibrate import Calibration
+from probekd.probes.families import Fit, fit_from_arrays
+from probekd.probes.reader import Candidate, Reader
+from probekd.states import States
+from probekd.targets import softmax
+
+FORMAT = 2
+# Rows read at a time, so that a pool of any length needs the memory of this many.
+ROWS_AT_ONCE = 16384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A fitted probe: fold models of one or several readers, their calibration, and the out-of-fold word on its rows.
+
+    Attributes:
+        task_kind: Kind of the task it was trained on.
+        readers: What the labelled rows chose: one reader, or several that are added up.
+        weights: (J,) of the readers' logits.
+        fits: For each reader the fold models of each of its depths.
+        calibration: Fitted on out-of-fold logits.
+        teacher: Fingerprint and size of the teacher whose states it reads.
+        ids: Labelled rows.
+        answers: (n,) their gold indices.
+        folds: (n,) their folds (of the first repeat).
+        honest: (n, K) calibrated logits, -inf beyond a row's options; the readers of a fold were chosen without it.
+        uncalibrated: (n, K) the chosen readers' out-of-fold logits before calibration.
+        fold_readers: The readers chosen for each fold, of each repeat.
+        candidates: Every reader tried.
+    """
+
+    task_kind: str
+    readers: tuple[Reader, ...]
+    weights: tuple[float, ...]
+    fits: tuple[Mapping[int, Fit], ...]
+    calibration: Calibration
+    teacher: Mapping[str, Any]
+    ids: tuple[str, ...]
+    answers: np.ndarray
+    folds: np.ndarray
+    honest: np.ndarray
+    uncalibrated: np.ndarray
+    fold_readers: tuple[tuple[Reader, ...], ...]
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def reader(self) -> Reader:
+        """The reader with the most weight."""
+        return self.readers[int(np.argmax(self.weights))]
+
+    @property
+    def needs(self) -> dict[Layout, tuple[tuple[Position, ...], tuple[int, ...]]]:
+        """For each layout the positions and depths that reading takes."""
+        found: dict[Layout, tuple[set[Position], set[int]]] = {}
+        for reader, fits in zip(self.readers, self.fits, strict=True):
+            positions, depths = found.setdefault(reader.layout, (set(), set()))
+            positions.add(reader.position)
+            depths.update(fits)
+        return {layout: (tuple(sorted(p)), tuple(sorted(d))) for layout, (p, d) in found.items()}
+
+    def logits(self, states: States, ids: Sequence[str]) -> list[np.ndarray]:
+        """Calibrated logits (k_i,) of rows that the probe was not trained on: the mean of the fold models.
+
+        Raises:
+            StoreError: the states come from another teacher than the probe's.
+        """
+        if states.teacher["fingerprint"] != self.teacher["fingerprint"]:
+            raise StoreError(
+                f"these states come from {states.teacher['name']}, the probe was trained on {self.teacher['name']} (other weights)"
+            )
+        found: list[np.ndarray] = []
+        for start in range(0, len(ids), ROWS_AT_ONCE):
+            found += self._some_logits(states, ids[start : start + ROWS_AT_ONCE])
+        return found
+
+    def _some_logits(self, states: States, ids: Sequence[str]) -> list[np.ndarray]:
+        counts = states.column(self.readers[0].layout, "num_options", ids)
+        total = np.zeros((len(ids), max(counts)))
+        for reader, weight, fits in zip(self.readers, self.weights, self.fits, strict=True):
+            for depth, fit in fits.items():
+                said = fit.logits(states.blocks(reader.layout, reader.position, depth, ids)).mean(0)
+                # A row may have an option that no labelled row had; a K-way model that never saw a class gives it 0.
+                said = np.pad(said, ((0, 0), (0, max(0, total.shape[1] - said.shape[1]))))[:, : total.shape[1]]
+                total += weight / len(fits) * said
+        return [self.calibration.apply(row[:k]) for row, k in zip(total, counts, strict=True)]
+
+    @property
+    def out_of_fold(self) -> list[np.ndarray]:
+        """Distribution of each labelled row from a probe that neither saw nor was chosen by it."""
+        return [softmax(row[np.isfinite(row)]) for row in self.honest]
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Out-of-fold scores on the labelled rows: an honest estimate, unlike the chosen candidate's own."""
+        return score(self.out_of_fold, self.answers.tolist())
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The readers with their depths and weights."""
+        return [
+            {**vars(reader), "depths": list(fits), "weight": weight}
+            for reader, weight, fits in zip(self.readers, self.weights, self.fits, strict=True)
+        ]
+
+    def save(self, directory: Path, summary: Mapping[str, Any] | None = None) -> None:
+        """Write probe.json, probe.safetensors and depths.csv; ``summary`` adds keys to probe.json."""
+        from safetensors.numpy import save_file
+
+        directory.mkdir(parents=True, exist_ok=True)
+        arrays = {
+            "honest": self.honest,
+            "uncalibrated": self.uncalibrated,
+            "folds": self.folds.astype(np.int64),
+            "answers": self.answers.astype(np.int64),
+            "calibration.scale": self.calibration.scale,
+            "calibration.shift": self.calibration.shift,
+        }
+        for number, fits in enumerate(self.fits):
+            for depth, fit in fits.items():
+                arrays |= {f"{number}.{depth}.{f.name}": getattr(fit, f.name).numpy() for f in fields(fit)}  # type: ignore[arg-type]
+        with replacing(directory / "probe.safetensors") as temporary:
+            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
+        _write_candidates(directory / "depths.csv", self.candidates)
+        chosen = next(c for c in self.candidates if c.reader == self.reader)
+        write_json(
+            directory / "probe.json",
+            {
+                "format": FORMAT,
+                "task_kind": self.task_kind,
+                "readers": self.describe(),
+                "calibration": self.calibration.kind,
+                "fold_readers": [[vars(r) for r in chosen] for chosen in self.fold_readers],
+                "depths": self.teacher["blocks"],
+                "folds": int(self.folds.max()) + 1,
+                "labelled": len(self.ids),
+                "teacher": dict(self.teacher),
+                "ids": list(self.ids),
+                "optimism": {
+                    "chosen_nll": chosen.nll,
+                    "outside_nll": self.scores["nll"],
+                    "chosen_accuracy": chosen.accuracy,
+                    "outside_accuracy": self.scores["accuracy"],
+                },
+                **(summary or {}),
+            },
+        )
+
+    @classmethod
+    def load(cls, directory: Path) -> Probe:
+        """Read what ``save`` wrote; raises StoreError for another format version."""
+        from safetensors.torch import load_file
+
+        meta = read_json(directory / "probe.json")
+        if meta.get("format") != FORMAT:
+            raise StoreError(
+                f"{directory / 'probe.json'}: written by another version (format {meta.get('format')!r}, this is {FORMAT}); "
+                "run the probe stage again"
+            )
+        arrays = load_file(directory / "probe.safetensors")
+        readers, fits = [], []
+        for number, entry in enumerate(meta["readers"]):
+            reader = Reader(**{f.name: entry[f.name] for f in fields(Reader)})
+            readers.append(reader)
+            fits.append({depth: _fit(reader, arrays, f"{number}.{depth}.") for depth in entry["depths"]})
+        numbers = {name: arrays[name].numpy() for name in ("answers", "folds", "honest", "uncalibrated")}
+        return cls(
+            task_kind=meta["task_kind"],
+            readers=tuple(readers),
+            weights=tuple(entry["weight"] for entry in meta["readers"]),
+            fits=tuple(fits),
+            calibration=Calibration(
+                scale=arrays["calibration.scale"].numpy(), shift=arrays["calibration.shift"].numpy()
+            ),
+            teacher=meta["teacher"],
+            ids=tuple(meta["ids"]),
+            fold_readers=tuple(tuple(Reader(**r) for r in chosen) for chosen in meta["fold_readers"]),
+            candidates=tuple(_read_candidates(directory / "depths.csv")),
+            **numbers,
+        )
+
+
+def _fit(reader: Reader, arrays: Mapping[str, Any], prefix: str) -> Fit:
+    own = {name.removeprefix(prefix): tensor for name, tensor in arrays.items() if name.startswith(prefix)}
+    return fit_from_arrays(reader.family, own)
+
+
+_COLUMNS = ("position", "depth", "kind", "l2", "accuracy", "nll", "ece", "layout", "window")
+
+
+def _write_candidates(path: Path, candidates: Sequence[Candidate]) -> None:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(_COLUMNS)
+        for c in candidates:
+            r = c.reader
+            writer.writerow([r.position, r.depth, r.family, r.l2, c.accuracy, c.nll, c.ece, r.layout, r.window])
+
+
+def _read_candidates(path: Path) -> list[Candidate]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [
+            Candidate(
+                reader=Reader(
+                    layout=row["layout"],  # type: ignore[arg-type]
+                    position=row["position"],  # type: ignore[arg-type]
+                    depth=int(row["depth"]),
+                    l2=float(row["l2"]),
+                    family=row["kind"],  # type: ignore[arg-type]
+                    window=int(row["window"]),
+                ),
+                accuracy=float(row["accuracy"]),
+                nll=float(row["nll"]),
+                ece=float(row["ece"]),
+            )
+            for row in csv.DictReader(stream)
+        ]

@@ -1,0 +1,137 @@
+"""Ridge probes in closed form: least squares on the answers' indicators, which is shrinkage LDA up to a scale.
+
+The loss of a training set is mean squared error / 2 + l2/2 * |w|^2 on standardised features; of the option scorer, on
+features and indicators centred within each row, so that only what tells a row's options apart counts. One
+eigendecomposition a training set serves all strengths, on the smaller of its two sides (rows or dimensions).
+Discriminants by optimal scoring: Hastie, Tibshirani and Buja (1994).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probekd.probes.estimator import KWayEstimator, OptionEstimator
+from probekd.probes.features import Features, LinearFit, raw_fit
+
+
+def solve(features: Features, answers: np.ndarray, train: np.ndarray, strengths: Sequence[float]) -> LinearFit:
+    """Fit ridge probes on one depth for training sets (T, n) and S strengths.
+
+    Args:
+        features: Of all rows.
+        answers: (n,) gold indices.
+        train: (T, n) bool.
+        strengths: S values of l2.
+
+    Returns:
+        T * S solutions that apply to states as they come.
+    """
+    weights = torch.as_tensor(train)
+    mean, scale = features.moments(weights)
+    w = torch.empty(len(train), len(strengths), features.d, features.outputs, dtype=features.dtype)
+    b = torch.zeros(len(train), features.outputs, dtype=features.dtype)
+    for t, rows in enumerate(weights):
+        x, y, b[t] = design(features, answers, rows, mean[t], scale[t])
+        axes, variance = _axes(x)
+        along = axes.T @ (x.T @ y)
+        for s, l2 in enumerate(strengths):
+            w[t, s] = axes @ (along / (variance + l2)[:, None])
+    count = len(strengths)
+    every = (v.repeat_interleave(count, dim=0) for v in (b, mean, scale))
+    return raw_fit(features, w.flatten(0, 1), *every)
+
+
+def leave_one_out(features: Features, answers: np.ndarray, l2: float) -> np.ndarray:
+    """Scores (n, K) of each row from the ridge fitted without it, exactly, by the hat matrix.
+
+    What stays as it was with all rows: the standardisation, and the penalty's total weight n * l2.
+    """
+    everything = torch.ones(features.n, dtype=torch.bool)
+    mean, scale = (m[0] for m in features.moments(everything[None]))
+    x, y, _ = design(features, answers, everything, mean, scale)
+    axes, variance = _axes(x)
+    turned = x @ axes
+    hat = (turned / (variance + l2)) @ turned.T
+    if not features.options:
+        hat = hat + 1 / features.n  # the free bias
+        target = y * features.n**0.5 + _indicators(features, answers).mean(0)
+        own = hat.diagonal()[:, None]
+        return np.asarray((hat @ target - own * target) / (1 - own))
+    k = features.classes
+    fitted, target = (hat @ y).view(-1, k), y.view(-1, k)
+    blocks = hat.view(features.n, k, features.n, k).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    without = torch.linalg.solve(
+        torch.eye(k, dtype=x.dtype) - blocks, (fitted - (blocks @ target[:, :, None])[:, :, 0])
+    )
+    counts = features.present.sum(1, keepdim=True).to(x.dtype)
+    scores = without * (counts * features.n).sqrt()
+    return np.asarray(torch.where(features.present, scores, -torch.inf))
+
+
+def design(
+    features: Features, answers: np.ndarray, rows: Tensor, mean: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features and targets of a training set, weighted so that x' x and x' y are its means; and the bias they leave.
+
+    Returns:
+        x (states, d), y (states, outputs), bias (outputs,).
+    """
+    said = _indicators(features, answers)
+    size = int(rows.sum())
+    xs, ys = [], []
+    bias = torch.zeros(features.outputs, dtype=features.dtype) if features.options else said[rows].mean(0)
+    for where, block in features.blocks():
+        inside = rows[where]
+        if features.options:
+            there = features.present[where].to(features.dtype)
+            target = (said[where] - there / there.sum(1, keepdim=True)) / there.sum(1, keepdim=True).sqrt()
+            x = features.centred(where, block).view(-1, features.classes, features.d)[inside].flatten(0, 1)
+            y = (target * there)[inside].reshape(-1, 1)
+        else:
+            x, y = block[inside] - mean, said[where][inside] - bias
+        xs.append(x / scale)
+        ys.append(y)
+    return torch.cat(xs) / size**0.5, torch.cat(ys) / size**0.5, bias
+
+
+def _indicators(features: Features, answers: np.ndarray) -> Tensor:
+    return torch.nn.functional.one_hot(torch.as_tensor(answers), features.classes).to(features.dtype)
+
+
+def _axes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Right singular vectors (d, r) and squared singular values (r,) of x, from its smaller side."""
+    if len(x) >= x.shape[1]:
+        variance, axes = torch.linalg.eigh(x.T @ x)
+        return axes, variance.clamp_min(0)
+    variance, left = torch.linalg.eigh(x @ x.T)
+    kept = variance > variance[-1] * torch.finfo(x.dtype).eps * len(x)
+    return x.T @ (left[:, kept] / variance[kept].sqrt()), variance[kept]
+
+
+class RidgeProbe(KWayEstimator):
+    """K-way ridge probe; ``decision_function`` gives its fitted indicators, to be calibrated by a temperature.
+
+    Learned: ``classes_``, ``coef_`` (d, K), ``intercept_`` (K,), ``loo_`` (n, K): see ``leave_one_out``.
+    """
+
+    def __init__(self, *, l2: float = 0.1) -> None:
+        self.l2 = l2
+
+    def _solve(self, features: Features, answers: np.ndarray, train: np.ndarray) -> LinearFit:
+        self.loo_ = leave_one_out(features, answers, self.l2)
+        return solve(features, answers, train, (self.l2,))
+
+
+class OptionRidgeProbe(OptionEstimator):
+    """One ridge scorer shared by all options. Learned: ``coef_`` (d, 1), ``loo_`` (n, k)."""
+
+    def __init__(self, *, l2: float = 0.1) -> None:
+        self.l2 = l2
+
+    def _solve(self, features: Features, answers: np.ndarray, train: np.ndarray) -> LinearFit:
+        self.loo_ = leave_one_out(features, answers, self.l2)
+        return solve(features, answers, train, (self.l2,))

@@ -1,0 +1,144 @@
+"""Trials: every reader cross-fitted once, with one way of dealing rows into folds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from probekd.config import Family, Layout, Position, ProbeConfig
+from probekd.probes.choose import RowLosses, join, lowest, row_losses
+from probekd.probes.crossfit import CrossFit, average, crossfit
+from probekd.probes.families import applies, strengths_of
+from probekd.probes.reader import Reader
+from probekd.progress import Progress
+from probekd.states import States
+
+View = tuple[Layout, Position, Family]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to try.
+
+    Attributes:
+        depths: For each view its depths, ascending.
+        strengths: For each view its strengths, ascending.
+        readers: All readers, in an order that every repeat shares.
+        stronger: For each reader those that differ by a stronger penalty alone, weakest first.
+    """
+
+    depths: Mapping[View, tuple[int, ...]]
+    strengths: Mapping[View, tuple[float, ...]]
+    readers: tuple[Reader, ...]
+    stronger: tuple[tuple[int, ...], ...]
+
+
+def plan(states: States, config: ProbeConfig, *, classes: int) -> Plan:
+    """All readers that the config admits of the states there are."""
+    depths: dict[View, tuple[int, ...]] = {}
+    strengths: dict[View, tuple[float, ...]] = {}
+    readers: list[Reader] = []
+    stronger: list[tuple[int, ...]] = []
+    for layout in states.layouts:
+        kept = tuple(d for d in states.depths(layout) if config.depths is None or d in config.depths)
+        for position in states.positions(layout):
+            if not kept or (config.positions is not None and position not in config.positions):
+                continue
+            for family in dict.fromkeys(config.families):
+                if not applies(family, options=position != "answer", classes=classes):
+                    continue
+                depths[layout, position, family] = kept
+                tried = strengths[layout, position, family] = tuple(sorted(strengths_of(family, config.l2)))
+                for window in windows_of(config, len(kept)):
+                    for depth in kept:
+                        first = len(readers)
+                        kin = range(first, first + len(tried))
+                        stronger += [tuple(kin[i + 1 :]) for i in range(len(tried))]
+                        readers += [
+                            Reader(layout=layout, position=position, depth=depth, l2=l2, family=family, window=window)
+                            for l2 in tried
+                        ]
+    return Plan(depths=depths, strengths=strengths, readers=tuple(readers), stronger=tuple(stronger))
+
+
+def windows_of(config: ProbeConfig, depths: int) -> tuple[int, ...]:
+    """Windows worth trying over so many depths."""
+    return tuple(w for w in sorted(set(config.windows)) if w <= depths) or (1,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """Cross-fitted predictions and losses of every reader of a plan.
+
+    Attributes:
+        plan: The readers.
+        fits: For each view and depth the candidates of all strengths.
+        losses: Of ``plan.readers``.
+        answers: (n,).
+        folds: (n,).
+    """
+
+    plan: Plan
+    fits: Mapping[View, Mapping[int, CrossFit]]
+    losses: RowLosses
+    answers: np.ndarray
+    folds: np.ndarray
+
+    def predictions(self, reader: Reader) -> CrossFit:
+        """Predictions of one reader, C = 1."""
+        view: View = (reader.layout, reader.position, reader.family)
+        held = self.plan.depths[view]
+        which = self.plan.strengths[view].index(reader.l2)
+        return average([self.fits[view][depth].one(which) for depth in reader.depths(held)])
+
+    def outer(self, reader: Reader) -> np.ndarray:
+        """(n, K) out-of-fold logits of one reader."""
+        view: View = (reader.layout, reader.position, reader.family)
+        which = self.plan.strengths[view].index(reader.l2)
+        depths = reader.depths(self.plan.depths[view])
+        return np.asarray(np.mean([self.fits[view][d].outer[which] for d in depths], axis=0))
+
+    def best(self, losses: np.ndarray, among: Sequence[int] | None = None) -> int:
+        """Number of the reader that losses (C, n) choose, of all or among some."""
+        if among is None:
+            return lowest(losses, self.plan.stronger)
+        place = {reader: i for i, reader in enumerate(among)}
+        kin = [[place[s] for s in self.plan.stronger[reader] if s in place] for reader in among]
+        return among[lowest(losses[np.asarray(among)], kin)]
+
+
+def run_trials(
+    states: States,
+    ids: Sequence[str],
+    answers: np.ndarray,
+    present: np.ndarray,
+    folds: np.ndarray,
+    what: Plan,
+    config: ProbeConfig,
+    progress: Progress,
+) -> Trials:
+    """Cross-fit every reader; ``progress`` is told each depth of each view."""
+    fits: dict[View, dict[int, CrossFit]] = {}
+    losses: list[RowLosses] = []
+    for view, depths in what.depths.items():
+        layout, position, family = view
+        fits[view] = {}
+        for depth in depths:
+            fits[view][depth] = crossfit(
+                states.blocks(layout, position, depth, ids),
+                answers,
+                present,
+                folds,
+                what.strengths[view],
+                tolerance=config.tolerance,
+                family=family,
+            )
+            progress.advance(1)
+        for window in windows_of(config, len(depths)):
+            for depth in depths:
+                around = Reader(layout=layout, position=position, depth=depth, l2=0, family=family, window=window)
+                near = average([fits[view][d] for d in around.depths(depths)])
+                losses.append(row_losses(near, answers, folds))
+    return Trials(plan=what, fits=fits, losses=join(losses), answers=answers, folds=folds)
