@@ -17,8 +17,8 @@ from probekd.tasks.base import Task, content_hash
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 TEACHER = MODELS / "smollm2-135m-instruct"
-MOST_LABELS = 1000
-HELD_OUT = 1000
+MOST_LABELS = {"aqua_rat": 300}
+HELD_OUT = {"mmlu": 600}
 # Four subjects that together have 300 rows to learn from: only two of the 57 have a hundred by themselves.
 MMLU_SUBJECTS = ("high_school_psychology", "miscellaneous", "moral_scenarios", "professional_psychology")
 TASKS = ("wordnet_kinds", "banking77", "arc_easy", "wordnet_which", "arc_challenge", "mmlu", "aqua_rat")
@@ -31,11 +31,11 @@ def study_task(name: str) -> Task:
     """
     task = load_task(name, subjects=MMLU_SUBJECTS if name == "mmlu" else None)
     train = len([e for e in task.rows("train") if e.answer is not None])
-    task = task.budget(labels=min(train, MOST_LABELS), pool=0)
+    task = task.budget(labels=min(train, MOST_LABELS.get(name, 1000)), pool=0)
     test = task.rows("test")
     if name != "arc_easy":
         test = sorted(test, key=lambda e: content_hash("held-out", e.id))
-    splits = {**task.splits, "test": tuple(test[:HELD_OUT])}
+    splits = {**task.splits, "test": tuple(test[: HELD_OUT.get(name, 1000)])}
     return replace(task, splits={k: v for k, v in splits.items() if k in ("train", "test", "dev")})
 
 

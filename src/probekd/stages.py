@@ -91,9 +91,9 @@ class Run:
 
         found: States | None = None
         needs = dict(self.probe.needs)
-        if self.outputs.layout not in needs:
-            some_depth = self.probe.reader.depth
-            needs[self.outputs.layout] = (default_positions(self.task, self.outputs.layout)[:1], (some_depth,))
+        for layout in (self.outputs.layout, *self.probe.layouts_of_words):
+            if layout not in needs:
+                needs[layout] = (default_positions(self.task, layout)[:1], (self.probe.reader.depth,))
         for layout, (positions, depths) in needs.items():
             more = self.read(splits, layouts=(layout,), positions=positions, depths=depths)
             found = more if found is None else found + more

@@ -65,6 +65,12 @@ def lowest(losses: np.ndarray, stronger: Sequence[Sequence[int]]) -> int:
     return best
 
 
+def wins(losses: np.ndarray, rival: np.ndarray) -> bool:
+    """Whether losses (n,) are below the rival's by more than a standard error of the paired difference."""
+    gain = rival - losses
+    return bool(gain.mean() > gain.std() / len(gain) ** 0.5)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """The candidate that out-of-fold log-loss chose, and what the choice is worth on rows that took no part in it.

@@ -61,9 +61,3 @@ def stack_losses(logits: np.ndarray, answers: np.ndarray, folds: np.ndarray) -> 
         weights = pool_weights(logits[:, rest], answers[rest])
         losses[held] = gold_losses(pooled(weights, logits[:, held]), answers[held])
     return losses
-
-
-def wins(losses: np.ndarray, rival: np.ndarray) -> bool:
-    """Whether losses (n,) are below the rival's by more than a standard error of the paired difference."""
-    gain = rival - losses
-    return bool(gain.mean() > gain.std() / len(gain) ** 0.5)

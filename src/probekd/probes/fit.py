@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
 
 from probekd.config import ProbeConfig
 from probekd.errors import DataError
 from probekd.metrics import expected_calibration_error
 from probekd.probes.calibrate import calibrate, fit_temperature
-from probekd.probes.combine import pool_weights, pooled, stack_losses, wins
+from probekd.probes.choose import wins
+from probekd.probes.combine import pool_weights, pooled, stack_losses
 from probekd.probes.crossfit import fit_folds
 from probekd.probes.estimator import softmax_rows
 from probekd.probes.families import Fit
 from probekd.probes.folds import assign_folds
+from probekd.probes.outputs import PRIOR, raw_logits, readout_names
 from probekd.probes.probe import Probe
 from probekd.probes.reader import Candidate, Reader
-from probekd.probes.trials import Trials, plan, run_trials
+from probekd.probes.trials import Member, Trials, plan, run_trials
 from probekd.progress import Progress, Silent, working
 from probekd.states import States
 from probekd.targets import SoftTargets, cross_fitted_targets
 from probekd.tasks.base import Example, Task
+
+# A member of a stack with less weight is left out; weights are in units where a reader alone would have about one.
+LEAST_WEIGHT = 1e-3
 
 
 def presence(examples: Sequence[Example], width: int) -> np.ndarray:
@@ -49,66 +55,150 @@ def fit_probes(
         DataError: too few labels for the folds, or no states that the config admits.
     """
     config = config or ProbeConfig()
-    progress = progress or Silent()
-    labelled = {e.id: e for e in task.rows("train") if e.answer is not None}
-    examples = list(labelled.values())
-    dealt = [
-        dict(zip(labelled, assign_folds(examples, task.kind, folds=config.folds, seed=seed, repeat=r), strict=True))
-        for r in range(config.repeats)
-    ]
-    # Rows in the stores' order: the solver's rounding does not depend on the file's, and shards are read end to end.
-    ids = states.in_stored_order(states.layouts[0], list(labelled))
-    examples = [labelled[i] for i in ids]
-    folds = [np.array([deal[i] for i in ids]) for deal in dealt]
-    answers = np.array([e.answer for e in examples])
-    width = max(len(e.options) for e in examples)
-    present = presence(examples, width)
-    what = plan(states, config, classes=width)
-    if not what.readers:
-        raise DataError(
-            "the probe config admits none of the states' positions and depths; widen probe.positions, probe.depths or probe.families"
+    return CrossFitted.run(states, task, config=config, seed=seed, progress=progress or Silent()).choose(config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossFitted:
+    """Every reader cross-fitted on a task's labelled rows, before anything is chosen.
+
+    Attributes:
+        states: The states.
+        task_kind: Kind of the task.
+        ids: Labelled rows, in the order of all that follows.
+        answers: (n,).
+        present: (n, K).
+        trials: One for each repeat.
+    """
+
+    states: States
+    task_kind: str
+    ids: tuple[str, ...]
+    answers: np.ndarray
+    present: np.ndarray
+    trials: tuple[Trials, ...]
+
+    @classmethod
+    def run(cls, states: States, task: Task, *, config: ProbeConfig, seed: int, progress: Progress) -> CrossFitted:
+        """Cross-fit; arguments and errors as ``fit_probes``."""
+        labelled = {e.id: e for e in task.rows("train") if e.answer is not None}
+        rows = list(labelled.values())
+        dealt = [
+            dict(zip(labelled, assign_folds(rows, task.kind, folds=config.folds, seed=seed, repeat=r), strict=True))
+            for r in range(config.repeats)
+        ]
+        # Rows in the stores' order: the solver's rounding does not depend on the file's, and shards are read end to end.
+        ids = states.in_stored_order(states.layouts[0], list(labelled))
+        examples = [labelled[i] for i in ids]
+        answers = np.array([e.answer for e in examples])
+        width = max(len(e.options) for e in examples)
+        present = presence(examples, width)
+        what = plan(states, config, classes=width)
+        if not what.readers:
+            raise DataError(
+                "the probe config admits none of the states' positions and depths; widen probe.positions, probe.depths "
+                "or probe.families"
+            )
+        counts = [len(e.options) for e in examples]
+        names = [name for name in readout_names(states) if name != PRIOR]
+        words = {name: raw_logits(states, name, ids, counts, width) for name in names}
+        trials = []
+        with working(progress, "fitting probes", sum(map(len, what.depths.values())) * config.repeats, "depths"):
+            for deal in dealt:
+                folds = np.array([deal[i] for i in ids])
+                trials.append(run_trials(states, ids, answers, present, folds, what, words, config, progress))
+        return cls(
+            states=states,
+            task_kind=task.kind,
+            ids=tuple(ids),
+            answers=answers,
+            present=present,
+            trials=tuple(trials),
         )
-    depths = sum(len(d) for d in what.depths.values()) * config.repeats
-    with working(progress, "fitting probes", depths, "depths"):
-        trials = [run_trials(states, ids, answers, present, f, what, config, progress) for f in folds]
-    outside = [_choose_nested(t, config) for t in trials]
-    losses = np.mean([t.losses.outer for t in trials], axis=0)
-    picked = _pick(trials, losses, config)
-    logits = picked.pool(trials)
-    return Probe(
-        task_kind=task.kind,
-        readers=picked.readers,
-        weights=picked.weights,
-        fits=tuple(
-            {
-                depth: _all_fold_models(states, ids, answers, present, folds, reader, depth, config)
-                for depth in reader.depths(what.depths[reader.layout, reader.position, reader.family])
-            }
-            for reader in picked.readers
-        ),
-        calibration=calibrate(logits, answers, folds[0]),
-        teacher=states.teacher,
-        ids=tuple(ids),
-        answers=answers,
-        folds=folds[0],
-        honest=np.mean([o.honest for o in outside], axis=0),
-        uncalibrated=logits,
-        fold_readers=tuple(readers for o in outside for readers in o.readers),
-        candidates=tuple(_scored(trials, losses)),
-    )
+
+    def choose(self, config: ProbeConfig) -> Probe:
+        """The probe that a config's families, windows and ``stack`` choose; each must be among those cross-fitted."""
+        first = self.trials[0]
+        admitted = [
+            i for i, r in enumerate(first.plan.readers) if r.family in config.families and r.window in config.windows
+        ]
+        outside = [_choose_nested(t, admitted, config) for t in self.trials]
+        losses = np.mean([t.losses.outer for t in self.trials], axis=0)
+        members = _members(first, losses, admitted, config)
+        said = {m: np.mean([t.outer(m) for t in self.trials], axis=0) for m in members}
+        picked = _stack_or_single(said, self.answers, first.folds)
+        logits = picked.pool(said)
+        return Probe(
+            task_kind=self.task_kind,
+            readers=picked.readers,
+            weights=tuple(picked.weights[r] for r in picked.readers),
+            words={m: w for m, w in picked.weights.items() if isinstance(m, str)},
+            fits=tuple(self._models(reader, config) for reader in picked.readers),
+            calibration=calibrate(logits, self.answers, first.folds),
+            teacher=self.states.teacher,
+            ids=self.ids,
+            answers=self.answers,
+            folds=first.folds,
+            honest=np.mean([o.honest for o in outside], axis=0),
+            uncalibrated=logits,
+            fold_readers=tuple(readers for o in outside for readers in o.readers),
+            candidates=tuple(self._candidates(losses, admitted)),
+        )
+
+    def _models(self, reader: Reader, config: ProbeConfig) -> dict[int, Fit]:
+        """The models of every fold and repeat at each depth of a reader."""
+        held = self.trials[0].plan.depths[reader.layout, reader.position, reader.family]
+        found = {}
+        for depth in reader.depths(held):
+            blocks = self.states.blocks(reader.layout, reader.position, depth, self.ids)
+            fits = [
+                fit_folds(
+                    blocks,
+                    self.answers,
+                    self.present,
+                    t.folds,
+                    reader.l2,
+                    tolerance=config.tolerance,
+                    family=reader.family,
+                )
+                for t in self.trials
+            ]
+            names = [f.name for f in fields(fits[0])]  # type: ignore[arg-type]
+            found[depth] = type(fits[0])(**{n: torch.cat([getattr(fit, n) for fit in fits]) for n in names})
+        return found
+
+    def _candidates(self, losses: np.ndarray, admitted: Sequence[int]) -> list[Candidate]:
+        """Scores of every reader, the mean over the repeats."""
+        result = []
+        for number in admitted:
+            reader = self.trials[0].plan.readers[number]
+            accuracies, eces = [], []
+            for t in self.trials:
+                probs = softmax_rows(t.outer(reader) / t.losses.temperatures[number])
+                hits = probs.argmax(1) == self.answers
+                accuracies.append(hits.mean())
+                eces.append(expected_calibration_error(probs.max(1), hits))
+            nll = float(losses[number].mean())
+            result.append(
+                Candidate(reader=reader, accuracy=float(np.mean(accuracies)), nll=nll, ece=float(np.mean(eces)))
+            )
+        return result
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Picked:
-    """One reader, or several with weights."""
+    """What was chosen: one reader of weight 1, or several members of a stack."""
 
-    readers: tuple[Reader, ...]
-    weights: tuple[float, ...]
+    weights: Mapping[Member, float]
 
-    def pool(self, trials: Sequence[Trials]) -> np.ndarray:
-        """(n, K) out-of-fold logits, the mean over the repeats."""
-        each = np.stack([np.mean([t.outer(r) for t in trials], axis=0) for r in self.readers])
-        return pooled(np.array(self.weights), each.astype(np.float64))
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        return tuple(m for m in self.weights if isinstance(m, Reader))
+
+    def pool(self, said: Mapping[Member, np.ndarray]) -> np.ndarray:
+        """(n, K) logits of the whole from (n, K) logits of each member."""
+        each = np.stack([said[m] for m in self.weights]).astype(np.float64)
+        return pooled(np.array(list(self.weights.values())), each)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,115 +209,56 @@ class _Outside:
     readers: tuple[tuple[Reader, ...], ...]
 
 
-def _choose_nested(trials: Trials, config: ProbeConfig) -> _Outside:
+def _choose_nested(trials: Trials, admitted: Sequence[int], config: ProbeConfig) -> _Outside:
+    """Choose for each fold by the others alone, and predict it."""
     answers, folds = trials.answers, trials.folds
-    honest: np.ndarray | None = None
+    honest = np.empty(trials.outer(trials.plan.readers[0]).shape)
     readers = []
     for f in range(int(folds.max()) + 1):
         seen, held = folds != f, folds == f
-        inside = {
-            reader: trials.predictions(reader) for reader in _members(trials, trials.losses.inner[f][:, seen], config)
+        members = {
+            m: trials.predictions(m) for m in _members(trials, trials.losses.inner[f][:, seen], admitted, config)
         }
-        best = trials.plan.readers[trials.best(trials.losses.inner[f][:, seen])]
-        inside.setdefault(best, trials.predictions(best))
-        picked = _stack_or_single(
-            best, {r: p.inner[f, 0][seen] for r, p in inside.items()}, answers[seen], folds[seen], config
-        )
-        used = np.stack([inside[r].inner[f, 0][seen] for r in picked.readers]).astype(np.float64)
-        fitted = calibrate(pooled(np.array(picked.weights), used), answers[seen], folds[seen])
-        out = np.stack([inside[r].outer[0][held] for r in picked.readers]).astype(np.float64)
-        said = fitted.apply(pooled(np.array(picked.weights), out))
-        honest = np.empty((len(answers), said.shape[1])) if honest is None else honest
-        honest[held] = said
+        inside = {m: p.inner[f, 0][seen] for m, p in members.items()}
+        picked = _stack_or_single(inside, answers[seen], folds[seen])
+        fitted = calibrate(picked.pool(inside), answers[seen], folds[seen])
+        honest[held] = fitted.apply(picked.pool({m: p.outer[0][held] for m, p in members.items()}))
         readers.append(picked.readers)
-    assert honest is not None
     return _Outside(honest=honest, readers=tuple(readers))
 
 
-def _pick(trials: Sequence[Trials], losses: np.ndarray, config: ProbeConfig) -> _Picked:
-    """The choice over all labelled rows; predictions and losses are the means over the repeats."""
-    first = trials[0]
-    best = first.plan.readers[first.best(losses)]
-    readers = dict.fromkeys((*_members(first, losses, config), best))
-    said = {r: np.mean([t.outer(r) for t in trials], axis=0) for r in readers}
-    return _stack_or_single(best, said, first.answers, first.folds, config)
-
-
-def _members(trials: Trials, losses: np.ndarray, config: ProbeConfig) -> tuple[Reader, ...]:
-    """What a stack is made of: the best reader of each layout and position."""
-    if not config.stack:
-        return ()
+def _members(trials: Trials, losses: np.ndarray, admitted: Sequence[int], config: ProbeConfig) -> tuple[Member, ...]:
+    """The best reader, and what it may be stacked with: the best of each layout and position, and the teacher's words."""
     readers = trials.plan.readers
+    best = readers[trials.best(losses, admitted)]
+    if not config.stack:
+        return (best,)
     groups: dict[tuple[str, str], list[int]] = {}
-    for number, reader in enumerate(readers):
-        groups.setdefault((reader.layout, reader.position), []).append(number)
-    return tuple(readers[trials.best(losses, among)] for among in groups.values())
+    for number in admitted:
+        groups.setdefault((readers[number].layout, readers[number].position), []).append(number)
+    rest = (readers[trials.best(losses, group)] for group in groups.values())
+    return tuple(dict.fromkeys((best, *rest, *trials.words)))
 
 
-def _stack_or_single(
-    best: Reader, said: Mapping[Reader, np.ndarray], answers: np.ndarray, folds: np.ndarray, config: ProbeConfig
-) -> _Picked:
-    """The best reader, or the stack when its cross-validated log-loss is lower by more than a standard error.
+def _stack_or_single(said: Mapping[Member, np.ndarray], answers: np.ndarray, folds: np.ndarray) -> _Picked:
+    """The first member, or the stack of all when its cross-validated log-loss is lower by more than a standard error.
 
     Args:
-        best: The best single reader.
-        said: (n, K) out-of-fold logits of it and of the stack's members.
+        said: (n, K) out-of-fold logits of the best reader, then of what it may be stacked with.
         answers: (n,).
         folds: (n,).
-        config: ``stack`` says whether to try.
     """
-    single = _Picked(readers=(best,), weights=(1.0,))
     members = tuple(said)
-    if not config.stack or len(members) < 2:
+    best = members[0]
+    single = _Picked(weights={best: 1.0})
+    if len(members) == 1:
         return single
-    scale = {r: 1 / float(fit_temperature(said[r], answers)) for r in members}
-    each = np.stack([said[r] * scale[r] for r in members]).astype(np.float64)
-    alone = stack_losses(each[[members.index(best)]], answers, folds)
-    if not wins(stack_losses(each, answers, folds), alone):
+    scale = {m: 1 / float(fit_temperature(said[m], answers)) for m in members}
+    each = np.stack([said[m] * scale[m] for m in members]).astype(np.float64)
+    if not wins(stack_losses(each, answers, folds), stack_losses(each[:1], answers, folds)):
         return single
-    weights = pool_weights(each, answers)
-    kept = [(r, float(w * scale[r])) for r, w in zip(members, weights, strict=True) if w > 1e-6]
-    return _Picked(readers=tuple(r for r, _ in kept), weights=tuple(w for _, w in kept))
-
-
-def _all_fold_models(
-    states: States,
-    ids: Sequence[str],
-    answers: np.ndarray,
-    present: np.ndarray,
-    folds: Sequence[np.ndarray],
-    reader: Reader,
-    depth: int,
-    config: ProbeConfig,
-) -> Fit:
-    """The models of every fold and repeat at one depth of a reader."""
-    from dataclasses import fields
-
-    import torch
-
-    blocks = states.blocks(reader.layout, reader.position, depth, ids)
-    fits = [
-        fit_folds(blocks, answers, present, f, reader.l2, tolerance=config.tolerance, family=reader.family)
-        for f in folds
-    ]
-    joined = {f.name: torch.cat([getattr(fit, f.name) for fit in fits]) for f in fields(fits[0])}  # type: ignore[arg-type]
-    return type(fits[0])(**joined)
-
-
-def _scored(trials: Sequence[Trials], losses: np.ndarray) -> list[Candidate]:
-    """Scores of every reader, the mean over the repeats."""
-    answers = trials[0].answers
-    result = []
-    for number, reader in enumerate(trials[0].plan.readers):
-        accuracies, eces = [], []
-        for t in trials:
-            probs = softmax_rows(t.outer(reader) / t.losses.temperatures[number])
-            hits = probs.argmax(1) == answers
-            accuracies.append(hits.mean())
-            eces.append(expected_calibration_error(probs.max(1), hits))
-        nll = float(losses[number].mean())
-        result.append(Candidate(reader=reader, accuracy=float(np.mean(accuracies)), nll=nll, ece=float(np.mean(eces))))
-    return result
+    weights = dict(zip(members, pool_weights(each, answers), strict=True))
+    return _Picked(weights={m: float(w * scale[m]) for m, w in weights.items() if w > LEAST_WEIGHT or m == best})
 
 
 def soft_labels(probe: Probe, states: States) -> SoftTargets:

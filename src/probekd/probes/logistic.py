@@ -106,10 +106,10 @@ def _inverse_hessian(features: Features, l2: Tensor, curvature: Tensor) -> Preco
 
     def precondition(vectors: Tensor, which: Tensor) -> Tensor:
         strength, bend = l2[which, None, None], curvature[which, None, None]
-        w = vectors[:, :size].reshape(len(which), -1, features.d)
-        along = (w.reshape(-1, features.d) @ axes).view(len(which), -1, len(variance))
+        w = vectors[:, :size].reshape(len(which), features.outputs, features.d)
+        along = w @ axes
         along *= 1 / (bend * variance + strength) - 1 / (bend * rest + strength)
-        w = w / (bend * rest + strength) + (along.view(-1, len(variance)) @ axes.T).view(w.shape)
+        w = w / (bend * rest + strength) + along @ axes.T
         return torch.cat([w.view(len(which), -1), vectors[:, size:] / curvature[which, None]], dim=1)
 
     return precondition

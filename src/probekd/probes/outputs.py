@@ -17,7 +17,13 @@ from probekd.states import States
 from probekd.targets import SoftTargets, cross_fitted_targets, softmax
 from probekd.tasks.base import Example
 
-_LAYOUT_OF: dict[str, Layout] = {"label_token": "listed", "option_likelihood": "branched", "label_prior": "listed"}
+PRIOR = "label_prior"
+WORDS_LAYOUT: dict[str, Layout] = {"label_token": "listed", "option_likelihood": "branched"}
+
+
+def layout_of(name: str, states: States) -> Layout:
+    """Layout whose states hold a readout's numbers; the label prior needs none of them."""
+    return states.layouts[0] if name == PRIOR else WORDS_LAYOUT[name.split(",")[0]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +54,7 @@ class OutputReadout:
         """Calibrated logits of rows, (k_i,) each."""
         counts = states.column(self.layout, "num_options", ids)
         width = max(len(self.prior), *counts)
-        raw = _raw(states, self.name, ids, counts, width)
+        raw = raw_logits(states, self.name, ids, counts, width)
         # A pool or test row may have a label that no labelled row had; nothing is known of its prior.
         prior = np.pad(self.prior, (0, width - len(self.prior)))
         return [(row[:k] - prior[:k]) / self.temperature for row, k in zip(raw, counts, strict=True)]
@@ -95,7 +101,7 @@ def readout_names(states: States) -> list[str]:
         names.append("label_token")
     if "branched" in states.layouts and "option_loglik" in states.outputs("branched"):
         names += [f"option_likelihood, {unit}" for unit in ("sum", "per token", "per byte")]
-    return names or ["label_prior"]
+    return names or [PRIOR]
 
 
 def fit_outputs(states: States, examples: Sequence[Example], folds: np.ndarray) -> OutputReadout:
@@ -106,8 +112,8 @@ def fit_outputs(states: States, examples: Sequence[Example], folds: np.ndarray) 
     names, logits, priors = [], [], []
     for name in readout_names(states):
         raw = (
-            _raw(states, name, ids, counts, width)
-            if name != "label_prior"
+            raw_logits(states, name, ids, counts, width)
+            if name != PRIOR
             else _prior_logits(counts, answers, folds, width)
         )
         names.append(name)
@@ -121,7 +127,7 @@ def fit_outputs(states: States, examples: Sequence[Example], folds: np.ndarray) 
     fits = untrained(np.stack(logits), folds)
     choice: Choice = choose(fits, answers, folds)
     name, prior = names[choice.chosen], priors[choice.chosen]
-    if name == "label_prior":
+    if name == PRIOR:
         prior = -np.log(np.bincount(answers, minlength=width) + 1.0)
     scores = {
         n: score([softmax(row[:k] / t) for row, k in zip(x, counts, strict=True)], answers.tolist())
@@ -129,7 +135,7 @@ def fit_outputs(states: States, examples: Sequence[Example], folds: np.ndarray) 
     }
     return OutputReadout(
         name=name,
-        layout=_LAYOUT_OF[name.split(",")[0]] if name != "label_prior" else states.layouts[0],
+        layout=layout_of(name, states),
         temperature=choice.temperature,
         prior=prior,
         ids=tuple(e.id for e in examples),
@@ -139,9 +145,9 @@ def fit_outputs(states: States, examples: Sequence[Example], folds: np.ndarray) 
     )
 
 
-def _raw(states: States, name: str, ids: Sequence[str], counts: Sequence[int], width: int) -> np.ndarray:
-    """Raw logits (n, width) of a readout, -inf beyond a row's options."""
-    if name == "label_prior":
+def raw_logits(states: States, name: str, ids: Sequence[str], counts: Sequence[int], width: int) -> np.ndarray:
+    """Raw logits (n, width) of a readout (see ``readout_names``) of rows with ``counts`` options, -inf beyond them."""
+    if name == PRIOR:
         return _pad([[0.0] * k for k in counts], width)
     if name.startswith("label_token"):
         return _pad(states.column("listed", "label_logits", ids), width)

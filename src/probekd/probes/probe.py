@@ -17,6 +17,7 @@ from probekd.files import read_json, replacing, write_json
 from probekd.metrics import Scores, score
 from probekd.probes.calibrate import Calibration
 from probekd.probes.families import Fit, fit_from_arrays
+from probekd.probes.outputs import WORDS_LAYOUT, raw_logits
 from probekd.probes.reader import Candidate, Reader
 from probekd.states import States
 from probekd.targets import softmax
@@ -34,6 +35,7 @@ class Probe:
         task_kind: Kind of the task it was trained on.
         readers: What the labelled rows chose: one reader, or several that are added up.
         weights: (J,) of the readers' logits.
+        words: Weights of the raw logits of output readouts, by name: a stack may listen to the teacher's words too.
         fits: For each reader the fold models of each of its depths.
         calibration: Fitted on out-of-fold logits.
         teacher: Fingerprint and size of the teacher whose states it reads.
@@ -49,6 +51,7 @@ class Probe:
     task_kind: str
     readers: tuple[Reader, ...]
     weights: tuple[float, ...]
+    words: Mapping[str, float]
     fits: tuple[Mapping[int, Fit], ...]
     calibration: Calibration
     teacher: Mapping[str, Any]
@@ -75,6 +78,11 @@ class Probe:
             depths.update(fits)
         return {layout: (tuple(sorted(p)), tuple(sorted(d))) for layout, (p, d) in found.items()}
 
+    @property
+    def layouts_of_words(self) -> tuple[Layout, ...]:
+        """Layouts that the output readouts of a stack are read in."""
+        return tuple(dict.fromkeys(WORDS_LAYOUT[name.split(",")[0]] for name in self.words))
+
     def logits(self, states: States, ids: Sequence[str]) -> list[np.ndarray]:
         """Calibrated logits (k_i,) of rows that the probe was not trained on: the mean of the fold models.
 
@@ -99,6 +107,9 @@ class Probe:
                 # A row may have an option that no labelled row had; a K-way model that never saw a class gives it 0.
                 said = np.pad(said, ((0, 0), (0, max(0, total.shape[1] - said.shape[1]))))[:, : total.shape[1]]
                 total += weight / len(fits) * said
+        for name, weight in self.words.items():
+            raw = raw_logits(states, name, ids, counts, total.shape[1])
+            total += weight * np.where(np.isfinite(raw), raw, 0.0)
         return [self.calibration.apply(row[:k]) for row, k in zip(total, counts, strict=True)]
 
     @property
@@ -144,6 +155,7 @@ class Probe:
                 "format": FORMAT,
                 "task_kind": self.task_kind,
                 "readers": self.describe(),
+                "words": dict(self.words),
                 "calibration": self.calibration.kind,
                 "fold_readers": [[vars(r) for r in chosen] for chosen in self.fold_readers],
                 "depths": self.teacher["blocks"],
@@ -183,6 +195,7 @@ class Probe:
             task_kind=meta["task_kind"],
             readers=tuple(readers),
             weights=tuple(entry["weight"] for entry in meta["readers"]),
+            words=meta["words"],
             fits=tuple(fits),
             calibration=Calibration(
                 scale=arrays["calibration.scale"].numpy(), shift=arrays["calibration.shift"].numpy()

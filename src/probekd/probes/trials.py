@@ -8,14 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from probekd.config import Family, Layout, Position, ProbeConfig
-from probekd.probes.choose import RowLosses, join, lowest, row_losses
-from probekd.probes.crossfit import CrossFit, average, crossfit
+from probekd.probes.choose import RowLosses, join, lowest, row_losses, wins
+from probekd.probes.crossfit import CrossFit, average, crossfit, untrained
 from probekd.probes.families import applies, strengths_of
 from probekd.probes.reader import Reader
 from probekd.progress import Progress
 from probekd.states import States
 
 View = tuple[Layout, Position, Family]
+# A reader, or the name of an output readout: the teacher's own words may take part in a stack.
+Member = Reader | str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,7 @@ class Trials:
         plan: The readers.
         fits: For each view and depth the candidates of all strengths.
         losses: Of ``plan.readers``.
+        words: (n, K) raw logits of each output readout.
         answers: (n,).
         folds: (n,).
     """
@@ -83,27 +86,38 @@ class Trials:
     plan: Plan
     fits: Mapping[View, Mapping[int, CrossFit]]
     losses: RowLosses
+    words: Mapping[str, np.ndarray]
     answers: np.ndarray
     folds: np.ndarray
 
-    def predictions(self, reader: Reader) -> CrossFit:
-        """Predictions of one reader, C = 1."""
-        view: View = (reader.layout, reader.position, reader.family)
-        held = self.plan.depths[view]
-        which = self.plan.strengths[view].index(reader.l2)
-        return average([self.fits[view][depth].one(which) for depth in reader.depths(held)])
+    def predictions(self, member: Member) -> CrossFit:
+        """Predictions of one reader or output readout, C = 1."""
+        if isinstance(member, str):
+            return untrained(self.words[member][None], self.folds)
+        return average([fit.one(which) for fit, which in self._parts(member)])
 
-    def outer(self, reader: Reader) -> np.ndarray:
-        """(n, K) out-of-fold logits of one reader."""
+    def outer(self, member: Member) -> np.ndarray:
+        """(n, K) out-of-fold logits of one reader or output readout."""
+        if isinstance(member, str):
+            return self.words[member]
+        return np.asarray(np.mean([fit.outer[which] for fit, which in self._parts(member)], axis=0))
+
+    def _parts(self, reader: Reader) -> list[tuple[CrossFit, int]]:
         view: View = (reader.layout, reader.position, reader.family)
         which = self.plan.strengths[view].index(reader.l2)
-        depths = reader.depths(self.plan.depths[view])
-        return np.asarray(np.mean([self.fits[view][d].outer[which] for d in depths], axis=0))
+        return [(self.fits[view][depth], which) for depth in reader.depths(self.plan.depths[view])]
 
-    def best(self, losses: np.ndarray, among: Sequence[int] | None = None) -> int:
-        """Number of the reader that losses (C, n) choose, of all or among some."""
-        if among is None:
-            return lowest(losses, self.plan.stronger)
+    def best(self, losses: np.ndarray, among: Sequence[int]) -> int:
+        """Number of the reader that losses (C, n) choose among some.
+
+        Depths averaged must beat the best single depth by more than a standard error: there are many more ways to
+        average than there are depths, and the more are tried the better the luckiest looks.
+        """
+        single, several = ([i for i in among if (self.plan.readers[i].window == 1) is one] for one in (True, False))
+        chosen = [self._lowest(losses, group) for group in (single, several) if group]
+        return chosen[1] if len(chosen) == 2 and wins(losses[chosen[1]], losses[chosen[0]]) else chosen[0]
+
+    def _lowest(self, losses: np.ndarray, among: Sequence[int]) -> int:
         place = {reader: i for i, reader in enumerate(among)}
         kin = [[place[s] for s in self.plan.stronger[reader] if s in place] for reader in among]
         return among[lowest(losses[np.asarray(among)], kin)]
@@ -116,6 +130,7 @@ def run_trials(
     present: np.ndarray,
     folds: np.ndarray,
     what: Plan,
+    words: Mapping[str, np.ndarray],
     config: ProbeConfig,
     progress: Progress,
 ) -> Trials:
@@ -141,4 +156,4 @@ def run_trials(
                 around = Reader(layout=layout, position=position, depth=depth, l2=0, family=family, window=window)
                 near = average([fits[view][d] for d in around.depths(depths)])
                 losses.append(row_losses(near, answers, folds))
-    return Trials(plan=what, fits=fits, losses=join(losses), answers=answers, folds=folds)
+    return Trials(plan=what, fits=fits, losses=join(losses), words=words, answers=answers, folds=folds)
