@@ -3,69 +3,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
-from sklearn.base import clone
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_score
-from sklearn.pipeline import make_pipeline
+from readings import centred, features_of, option_scores, options, rows, sklearn_logits, training_sets
+from scipy.special import log_softmax
 from sklearn.preprocessing import StandardScaler
 
-from probekd.probes.logistic import LinearFit, LogisticProbe, OptionProbe, solve
+from probekd.probes import features, logistic
+from probekd.probes.features import Features, LinearFit
+from probekd.probes.logistic import LogisticProbe, OptionProbe, solve
 
 L2 = [0.01, 0.3, 3.0]
+SHAPES = ["classes", "options"]
 
 
-def rows(n: int = 80, d: int = 12, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """States as a teacher's: a mean far from 0, one massive and one constant dimension."""
-    draw = np.random.default_rng(seed)
-    y = draw.integers(classes, size=n)
-    x = draw.normal(size=(n, d)) + draw.normal(size=(classes, d))[y] + 5
-    x[:, 1] = 300 * x[:, 1] + 2000
-    x[:, 2] = 7.0
-    return x, y
+def made(shape: str, filler: float = 0.0, **size: int) -> tuple[np.ndarray, np.ndarray, Features]:
+    x, y = rows(**size) if shape == "classes" else options(**size)
+    return x, y, features_of(x, 3, filler)
 
 
-def options(n: int = 60, k: int = 5, d: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Option states with 2 to k options a row, NaN beyond."""
-    draw = np.random.default_rng(seed)
-    x = draw.normal(size=(n, k, d)) * [1, 1, 200, 1, 1, 1] + 3
-    counts = draw.integers(2, k + 1, size=n)
-    y = draw.integers(counts)
-    x[np.arange(n), y] += draw.normal(size=d) + 0.5
-    for i, count in enumerate(counts):
-        x[i, count:] = np.nan
-    return x, y
-
-
-def sklearn_logits(x: np.ndarray, y: np.ndarray, l2: float, new: np.ndarray) -> np.ndarray:
-    """Standardised by the training rows; scikit-learn sums the losses, hence C = 1 / (n * l2)."""
-    scaler = StandardScaler().fit(x)
-    model = LogisticRegression(C=1 / (len(x) * l2), tol=1e-12, max_iter=10000).fit(scaler.transform(x), y)
-    return np.asarray(scaler.transform(new) @ model.coef_.T + model.intercept_)
-
-
-def option_scores(x: np.ndarray, y: np.ndarray, l2: float, new: np.ndarray) -> np.ndarray:
-    """The option scorer by brute force: one loop over rows, gradient by hand, scipy's L-BFGS."""
-    there = x[~np.isnan(x).any(2)]
-    mean, scale = there.mean(0), there.std(0)
-    rows = [(row[~np.isnan(row).any(1)] - mean) / scale for row in x]
-
-    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = 0.5 * l2 * w @ w, l2 * w
-        for row, gold in zip(rows, y, strict=True):
-            scores = row @ w
-            p = np.exp(scores - scores.max())
-            p /= p.sum()
-            value -= np.log(p[gold]) / len(y)
-            gradient = gradient + (p @ row - row[gold]) / len(y)
-        return float(value), gradient
-
-    w = minimize(loss, np.zeros(x.shape[2]), jac=True, method="L-BFGS-B", options={"ftol": 1e-16, "gtol": 1e-10}).x
-    return np.asarray((new - mean) / scale @ w)
-
-
-def centred(logits: np.ndarray) -> np.ndarray:
-    return np.asarray(logits - np.nanmean(logits, axis=1, keepdims=True))
+def raw(x: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(x)
 
 
 @pytest.mark.parametrize("l2", L2)
@@ -84,7 +40,6 @@ def test_option_probe_is_the_brute_force_minimum(l2: float) -> None:
     ours = OptionProbe(l2=l2, tolerance=1e-9).fit(x, y).decision_function(new)
     expected = option_scores(x, y, l2, new)
     assert np.isneginf(ours[np.isnan(expected)]).all()
-    ours = np.where(np.isnan(expected), np.nan, ours)
     np.testing.assert_allclose(centred(ours), centred(expected), rtol=1e-4, atol=1e-5)
 
 
@@ -99,107 +54,160 @@ def test_option_probabilities_are_over_a_rows_own_options() -> None:
     assert probe.score(x, y) > 0.6
 
 
-def problems(n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Six problems: three training sets, two strengths."""
-    draw = torch.Generator().manual_seed(3)
-    sets = torch.rand(3, n, generator=draw) < torch.tensor([0.9, 0.6, 0.7])[:, None]
-    return sets.repeat_interleave(2, dim=0), torch.tensor([0.03, 1.0] * 3, dtype=torch.float64)
-
-
 def test_each_problem_of_a_batch_is_scikit_learns_on_its_own_training_rows() -> None:
-    x, y = rows()
-    train, l2 = problems(len(x))
-    fit = solve(
-        torch.as_tensor(x), torch.as_tensor(y), torch.ones(len(x), 3, dtype=torch.bool), train, l2, tolerance=1e-9
-    )
-    assert fit.weight.shape == (6, 12, 3) and fit.bias.shape == (6, 3)
-    for ours, mask, strength in zip(fit.logits(torch.as_tensor(x)).numpy(), train.numpy(), l2.tolist(), strict=True):
-        expected = sklearn_logits(x[mask], y[mask], strength, x)
-        np.testing.assert_allclose(centred(ours), centred(expected), rtol=1e-4, atol=1e-5)
+    x, y, held = made("classes")
+    train = training_sets(len(x))
+    fit = solve(held, y, train, L2, tolerance=1e-9)
+    assert fit.weight.shape == (9, 12, 3) and fit.bias.shape == (9, 3)
+    for number, ours in enumerate(fit.logits(x)):
+        mask, l2 = train[number // 3], L2[number % 3]
+        expected = sklearn_logits(x[mask], y[mask], l2, x)
+        np.testing.assert_allclose(centred(ours), centred(expected), rtol=1e-4, atol=2e-5)
 
 
 def test_each_option_problem_of_a_batch_is_brute_forced_on_its_own_training_rows() -> None:
-    x, y = options()
-    train, l2 = problems(len(x))
-    present = ~np.isnan(x).any(2)
-    states = torch.as_tensor(np.nan_to_num(x, nan=1e6))  # what stands in absent places must not matter
-    fit = solve(states, torch.as_tensor(y), torch.as_tensor(present), train, l2, tolerance=1e-9)
-    assert fit.weight.shape == (6, 6, 1)
-    for ours, mask, strength in zip(fit.logits(states).numpy(), train.numpy(), l2.tolist(), strict=True):
-        expected = option_scores(x[mask], y[mask], strength, x)
-        ours = np.where(present, ours, np.nan)
-        np.testing.assert_allclose(centred(ours), centred(expected), rtol=1e-4, atol=1e-5)
+    x, y, held = made("options", filler=1e6)  # what stands in absent places must not matter
+    train = training_sets(len(x))
+    fit = solve(held, y, train, L2, tolerance=1e-9)
+    assert fit.weight.shape == (9, 6, 1)
+    for number, ours in enumerate(fit.logits(raw(x))):
+        mask, l2 = train[number // 3], L2[number % 3]
+        expected = option_scores(x[mask], y[mask], l2, x)
+        ours = np.where(np.isnan(expected), np.nan, ours)
+        np.testing.assert_allclose(centred(ours), centred(expected), rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("shape", ["classes", "options"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_penalised_loss_at_the_default_tolerance_is_the_least_there_is(shape: str, dtype: torch.dtype) -> None:
+    x, y, _ = made(shape, n=200)
+    present = np.ones((200, 3), dtype=bool) if shape == "classes" else ~np.isnan(x).any(2)
+    held = Features(raw(x).astype(np.float32), present, dtype)
+    train = training_sets(200)
+    fit = solve(held, y, train, L2, tolerance=1e-5)
+    exact = solve(features_of(x, 3), y, train, L2, tolerance=1e-11)
+    assert fit.weight.dtype == dtype
+
+    def loss(of: LinearFit, number: int) -> float:
+        mask, l2 = train[number // 3], L2[number % 3]
+        said = np.where(present, of.logits(raw(x))[number], -np.inf).astype(np.float64)
+        states = x[mask] if shape == "classes" else x[mask][present[mask]]
+        w = of.weight[number].double().numpy() * StandardScaler().fit(states).scale_[:, None]
+        return float(-log_softmax(said[mask], axis=1)[np.arange(mask.sum()), y[mask]].mean() + l2 / 2 * (w**2).sum())
+
+    for number in range(9):
+        assert loss(fit, number) <= loss(exact, number) * (1 + 1e-4)
+        assert loss(fit, number) >= loss(exact, number) * (1 - 1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_a_batch_gives_what_each_problem_gives_alone(shape: str) -> None:
-    x, y = rows() if shape == "classes" else options()
-    present = torch.ones(len(x), 3, dtype=torch.bool) if shape == "classes" else torch.as_tensor(~np.isnan(x).any(2))
-    states, answers = torch.as_tensor(np.nan_to_num(x)), torch.as_tensor(y)
-    train, l2 = problems(len(x))
-    together = solve(states, answers, present, train, l2, tolerance=1e-8)
-    for i in range(len(l2)):
-        alone = solve(states, answers, present, train[i : i + 1], l2[i : i + 1], tolerance=1e-8)
-        torch.testing.assert_close(together.weight[i], alone.weight[0], rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(together.bias[i], alone.bias[0], rtol=1e-5, atol=1e-5)
+    x, y, held = made(shape)
+    train = training_sets(len(x))
+    together = solve(held, y, train, L2, tolerance=1e-8)
+    for t in range(3):
+        for s, l2 in enumerate(L2):
+            alone = solve(held, y, train[t : t + 1], (l2,), tolerance=1e-8)
+            torch.testing.assert_close(together.weight[3 * t + s], alone.weight[0], rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(together.bias[3 * t + s], alone.bias[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_wide_states_of_which_only_leading_axes_are_known_end_at_the_same_minimum(
+    shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y, held = made(shape, d=20)
+    train = training_sets(len(x))
+    all_axes = solve(held, y, train, L2, tolerance=1e-9)
+    monkeypatch.setattr(features, "MOST_AXES", 8)
+    monkeypatch.setattr(features, "LEADING_AXES", 4)
+    _, _, wide = made(shape, d=20)
+    few_axes = solve(wide, y, train, L2, tolerance=1e-9)
+    assert wide.principal_axes[0].shape == (20, 4)
+    assert wide.principal_axes[2] > 0
+    np.testing.assert_allclose(few_axes.logits(raw(x)), all_axes.logits(raw(x)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_streamed_states_give_what_states_in_memory_give(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, held = made(shape)
+    train = training_sets(len(x))
+    in_memory = solve(held, y, train, L2, tolerance=1e-9)
+    monkeypatch.setattr(features, "KEPT_BYTES", 0)
+    monkeypatch.setattr(features, "BLOCK_BYTES", 7 * raw(x)[0].nbytes)
+    _, _, streamed = made(shape)
+    blocks = [rows_of for rows_of, _ in streamed.blocks()]
+    assert len(blocks) == -(-len(x) // 7)
+    found = solve(streamed, y, train, L2, tolerance=1e-9)
+    np.testing.assert_allclose(found.logits(raw(x)), in_memory.logits(raw(x)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-6])
+def test_every_gradient_falls_to_the_tolerance(shape: str, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, y, held = made(shape)
+    norms: list[tuple[torch.Tensor, torch.Tensor]] = []
+    original = logistic.minimise
+
+    def watched(objective, start, **rest):  # type: ignore[no-untyped-def]
+        found = original(objective, start, **rest)
+        every = torch.arange(len(start))
+        norms.append((objective(start, every)[1].norm(dim=1), objective(found, every)[1].norm(dim=1)))
+        return found
+
+    monkeypatch.setattr(logistic, "minimise", watched)
+    solve(held, y, training_sets(len(y)), L2, tolerance=tolerance)
+    ((first, last),) = norms
+    assert (last <= tolerance * first).all()
+    assert (last > tolerance * first * 1e-6).any()  # and no further than asked
+
+
+def test_the_preconditioner_pays_where_scales_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(300, 40)) @ (draw.normal(size=(40, 40)) * np.logspace(0, -3, 40)[:, None])
+    y = (x @ draw.normal(size=(40, 3)) + draw.normal(size=(300, 3))).argmax(1)
+    calls: list[int] = []
+    original = logistic.minimise
+
+    def counted(objective, start, *, precondition, tolerance):  # type: ignore[no-untyped-def]
+        for guess in (precondition, None):
+            calls.append(0)
+
+            def seen(points, which):  # type: ignore[no-untyped-def]
+                calls[-1] += 1
+                return objective(points, which)
+
+            found = original(seen, start, precondition=guess, tolerance=tolerance)
+        return found
+
+    monkeypatch.setattr(logistic, "minimise", counted)
+    solve(features_of(x, 3), y, np.ones((1, 300), dtype=bool), (0.001,), tolerance=1e-6)
+    assert calls[0] < calls[1] / 2
 
 
 def test_rows_outside_the_training_set_play_no_part() -> None:
     x, y = rows()
-    train = torch.zeros(1, len(x), dtype=torch.bool)
+    train = np.zeros((1, len(x)), dtype=bool)
     train[:, :50] = True
-
-    def fit(states: np.ndarray, answers: np.ndarray) -> LinearFit:
-        present = torch.ones(len(x), 3, dtype=torch.bool)
-        l2 = torch.tensor([0.1], dtype=torch.float64)
-        return solve(torch.as_tensor(states), torch.as_tensor(answers), present, train, l2, tolerance=1e-10)
-
     other_x, other_y = x.copy(), y.copy()
     other_x[50:] = other_x[50:] * 5 - 40
     other_y[50:] = (other_y[50:] + 1) % 3
-    one, two = fit(x, y).logits(torch.as_tensor(x)), fit(other_x, other_y).logits(torch.as_tensor(x))
-    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+    one, two = (
+        solve(features_of(a, 3), b, train, (0.1,), tolerance=1e-10).logits(x) for a, b in ((x, y), (other_x, other_y))
+    )
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
 
 
 def test_float32_is_close_to_float64() -> None:
     x, y = rows()
     fits = [
         solve(
-            torch.as_tensor(x, dtype=dtype),
-            torch.as_tensor(y),
-            torch.ones(len(x), 3, dtype=torch.bool),
-            torch.ones(1, len(x), dtype=torch.bool),
-            torch.tensor([0.1], dtype=dtype),
+            Features(x.astype(kind), np.ones((len(x), 3), dtype=bool), dtype),
+            y,
+            np.ones((1, len(x)), dtype=bool),
+            (0.1,),
             tolerance=1e-4,
-        ).logits(torch.as_tensor(x, dtype=dtype))
-        for dtype in (torch.float32, torch.float64)
+        ).logits(x.astype(kind))[0]
+        for dtype, kind in ((torch.float32, np.float32), (torch.float64, np.float64))
     ]
-    torch.testing.assert_close(fits[0].double().softmax(-1), fits[1].softmax(-1), rtol=0, atol=2e-3)
-
-
-@pytest.mark.parametrize("probe", [LogisticProbe(l2=0.2, tolerance=1e-5), OptionProbe(l2=0.2, tolerance=1e-5)])
-def test_scikit_learns_contract(probe: LogisticProbe | OptionProbe) -> None:
-    x, y = rows() if isinstance(probe, LogisticProbe) else options()
-    assert probe.get_params() == {"l2": 0.2, "tolerance": 1e-5}
-    twin = clone(probe).set_params(l2=0.5)
-    assert (probe.l2, twin.l2) == (0.2, 0.5)
-    kept_x, kept_y = x.copy(), y.copy()
-    assert probe.fit(x, y) is probe
-    first = probe.coef_.copy()
-    np.testing.assert_array_equal(probe.fit(x, y).coef_, first)
-    np.testing.assert_array_equal(x, kept_x)
-    np.testing.assert_array_equal(y, kept_y)
-    assert probe.n_features_in_ == x.shape[-1]
-    np.testing.assert_allclose(probe.predict_proba(x).sum(1), 1)
-    assert not hasattr(clone(probe), "coef_")
-
-
-def test_labels_may_be_anything_and_pipelines_work() -> None:
-    x, y = rows()
-    names = np.array(["cow", "ant", "bee"])[y]
-    probe = LogisticProbe(l2=0.1).fit(x, names)
-    assert list(probe.classes_) == ["ant", "bee", "cow"]
-    assert probe.score(x, names) > 0.8
-    assert set(probe.predict(x)) == {"ant", "bee", "cow"}
-    scores = cross_val_score(make_pipeline(StandardScaler(), LogisticProbe(l2=0.1)), x, names, cv=3)
-    assert scores.mean() > 0.6
+    np.testing.assert_allclose(np.exp(log_softmax(fits[0], 1)), np.exp(log_softmax(fits[1], 1)), rtol=0, atol=2e-3)

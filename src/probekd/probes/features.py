@@ -119,7 +119,10 @@ class Features:
             first += weights @ x
             second += weights @ x**2
         mean = first / total
-        return mean, _scale(second / total - mean**2)
+        # A feature may be constant in a training set and far from zero there: what rounding leaves is no variance.
+        rounding = torch.finfo(self.dtype).eps * total * (second / total)
+        variance = second / total - mean**2
+        return mean, _scale(torch.where(variance > rounding, variance, 0.0))
 
     @cached_property
     def principal_axes(self) -> tuple[Tensor, Tensor, float]:

@@ -106,11 +106,11 @@ def _inverse_hessian(features: Features, l2: Tensor, curvature: Tensor) -> Preco
 
     def precondition(vectors: Tensor, which: Tensor) -> Tensor:
         strength, bend = l2[which, None, None], curvature[which, None, None]
-        w = vectors[:, :size].reshape(len(which), features.outputs, features.d)
-        along = w @ axes
+        w = vectors[:, :size].view(len(which), features.outputs, features.d)
+        along = w @ axes  # no axes at all where all states are one, as an embedding of the prompt's last token
         along *= 1 / (bend * variance + strength) - 1 / (bend * rest + strength)
         w = w / (bend * rest + strength) + along @ axes.T
-        return torch.cat([w.view(len(which), -1), vectors[:, size:] / curvature[which, None]], dim=1)
+        return torch.cat([w.flatten(1), vectors[:, size:] / curvature[which, None]], dim=1)
 
     return precondition
 
