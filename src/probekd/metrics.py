@@ -54,6 +54,19 @@ def expected_calibration_error(confidence: np.ndarray, hits: np.ndarray) -> floa
     return float(gaps.sum() / counts.sum())
 
 
+def reliability(probs: Sequence[np.ndarray], answers: Sequence[int]) -> list[dict[str, float]]:
+    """Mean top probability, accuracy and rows of each of the ECE's bins that holds any."""
+    confidence = np.array([p.max() for p in probs])
+    hits = correct(probs, answers)
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    inside = [bins == b for b in range(ECE_BINS)]
+    return [
+        {"confidence": float(confidence[i].mean()), "accuracy": float(hits[i].mean()), "n": int(i.sum())}
+        for i in inside
+        if i.any()
+    ]
+
+
 def macro_f1(predicted: np.ndarray, answers: np.ndarray) -> float:
     """Mean F1 over the classes that occur among answers or predictions."""
     scores = []

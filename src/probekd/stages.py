@@ -146,6 +146,7 @@ def do_probe(run: Run) -> Mapping[str, Any]:
     """Fit the probe and the output readouts, and let the gate weigh them against the student alone."""
     from probekd.evaluation.gate import judge
     from probekd.probes.controls import fit_alone
+    from probekd.probes.curve import learning_curve
     from probekd.probes.fit import fit_probes
     from probekd.probes.outputs import fit_outputs
     from probekd.student import frozen_embeddings
@@ -173,10 +174,28 @@ def do_probe(run: Run) -> Mapping[str, Any]:
         "controls": _controls(run, probe, examples),
         "comparisons": [c.as_dict() for c in comparisons],
         "gate": gate.as_dict(),
+        "learning_curve": learning_curve(probe, states, examples, config=config.probe, seed=config.seed).as_dict(),
+        "calibrated": _reliability(probe),
     }
     probe.save(run.path / "probes", summary)
     write_json(run.path / "probes" / "outputs.json", outputs.to_json())
     return {"files": [f"probes/{name}" for name in ("probe.json", "probe.safetensors", "depths.csv", "outputs.json")]}
+
+
+def _reliability(probe: Probe) -> dict[str, Any]:
+    """The chosen readers' out-of-fold scores before and after calibration, with the bins of both.
+
+    After calibration these are the scores of the calibration on the rows it was fitted to: one number or two a class.
+    """
+    from probekd.metrics import reliability
+
+    rows = [row[np.isfinite(row)] for row in probe.uncalibrated]
+    answers = probe.answers.tolist()
+    before, after = [softmax(row) for row in rows], [softmax(probe.calibration.apply(row)) for row in rows]
+    return {
+        name: {**score(probs, answers), "bins": reliability(probs, answers)}
+        for name, probs in (("before", before), ("after", after))
+    }
 
 
 def _controls(run: Run, probe: Probe, examples: Sequence[Example]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _WHO = {"teacher_output": "teacher's best output readout", "probe": "probe on its hidden states"}
 _EXAMPLES = 3
+PLOT_LINES = 8
 
 
 def results_table(split: str, scores: Mapping[str, Mapping[str, Any]], path: Path) -> Table:
@@ -45,9 +47,15 @@ def stage_summary(stage: str, path: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"run": str(path), "stage": stage, **read_json(path / "run.json")["stages"][stage]}
     if stage == "probe":
         found["probe"] = {k: v for k, v in read_json(path / "probes" / "probe.json").items() if k != "ids"}
+        found["depths"] = _depths(path)
     if stage == "evaluate":
         found["metrics"] = read_json(path / "metrics.json")
     return found
+
+
+def _depths(path: Path) -> list[dict[str, str]]:
+    with (path / "probes" / "depths.csv").open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
 
 
 def print_stage(stage: str, path: Path) -> None:
@@ -62,7 +70,7 @@ def print_stage(stage: str, path: Path) -> None:
             highlight=False,
         )
     elif stage == "probe":
-        _print_probe(console, read_json(path / "probes" / "probe.json"))
+        _print_probe(console, read_json(path / "probes" / "probe.json"), _depths(path))
     elif stage == "evaluate":
         metrics = read_json(path / "metrics.json")
         for split in (s for s in metrics if s not in ("comparisons", "gate")):
@@ -72,13 +80,24 @@ def print_stage(stage: str, path: Path) -> None:
         console.print(str(path / made), highlight=False, soft_wrap=True)
 
 
-def _print_probe(console: Any, probe: Mapping[str, Any]) -> None:
+def _print_probe(console: Any, probe: Mapping[str, Any], scores: Sequence[Mapping[str, str]]) -> None:
+    from rich.text import Text
+
     reader = probe["reader"]
-    console.print(
-        f"reads {reader['layout']} / {reader['position']} at depth {reader['depth']} of {probe['depths']} "
-        f"(l2 {reader['l2']:g}, temperature {reader['temperature']:.2f})",
-        highlight=False,
-    )
+    console.print(Text("\n".join(depth_plot(scores, reader, probe["depths"]))))
+    for one in probe["readers"]:
+        depths = one["depths"]
+        where = f"depth {depths[0]}" if len(depths) == 1 else f"depths {depths[0]} to {depths[-1]}"
+        share = f", weight {one['weight']:.2f}" if len(probe["readers"]) > 1 or probe["words"] else ""
+        console.print(
+            f"reads {one['layout']} / {one['position']} at {where} of {probe['depths']} "
+            f"({one['family']}, l2 {one['l2']:g}{share})",
+            highlight=False,
+        )
+    for name, weight in probe["words"].items():
+        console.print(f"hears the teacher's words: {name}, weight {weight:.2f}", highlight=False)
+    before, after = (probe["calibrated"][name]["ece"] for name in ("before", "after"))
+    console.print(f"calibrated by {probe['calibration']}: ECE {before:.3f} to {after:.3f}", highlight=False)
     for who, s in probe["out_of_fold"].items():
         name = {**_WHO, "student_alone": "student alone (frozen, linear head)"}[who]
         console.print(
@@ -87,6 +106,44 @@ def _print_probe(console: Any, probe: Mapping[str, Any]) -> None:
     console.print(
         f"[bold]gate[/] {probe['gate']['verdict']}: {probe['gate']['reason']}", highlight=False, soft_wrap=True
     )
+    console.print(f"more labels: {probe['learning_curve']['outlook']}", highlight=False, soft_wrap=True)
+
+
+def depth_plot(scores: Sequence[Mapping[str, str]], reader: Mapping[str, Any], blocks: int) -> list[str]:
+    """Lines of a small plot: out-of-fold log-loss by depth where the chosen reader reads, the best strength of each.
+
+    Args:
+        scores: Rows of depths.csv.
+        reader: The chosen one.
+        blocks: Depth of the teacher.
+    """
+    best: dict[int, float] = {}
+    for row in scores:
+        own = (row["layout"], row["position"], row["window"]) == (reader["layout"], reader["position"], "1")
+        if own:
+            depth = int(row["depth"])
+            best[depth] = min(best.get(depth, float("inf")), float(row["nll"]))
+    low, high = min(best.values()), max(best.values())
+    step = (high - low) / (PLOT_LINES - 1) or 1.0
+    lines = []
+    for number in range(PLOT_LINES):
+        level = high - number * step
+        marks = [
+            " " if depth not in best or round((high - best[depth]) / step) != number else _mark(depth, reader)
+            for depth in range(blocks + 1)
+        ]
+        lines.append(f"{level:7.3f} |{' '.join(marks)}".rstrip())
+    ticks = "".join(f"{depth:<10}" for depth in range(0, blocks + 1, 5))
+    return [
+        f"log-loss by depth, {reader['layout']} / {reader['position']}, out of fold (* = the chosen depth)",
+        *lines,
+        f"        +{'-' * (2 * blocks + 1)}",
+        f"         {ticks}".rstrip(),
+    ]
+
+
+def _mark(depth: int, reader: Mapping[str, Any]) -> str:
+    return "*" if depth == reader["depth"] else "o"
 
 
 def task_list() -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probekd.probes.calibrate import calibrate, fit_temperature, gold_losses
+from probekd.probes.calibrate import Calibration, calibrate, fit_temperature, gold_losses
 from probekd.probes.crossfit import CrossFit
 
 
@@ -77,6 +77,7 @@ class Choice:
 
     Attributes:
         chosen: Index of the candidate, over all labelled rows.
+        calibration: Of the chosen candidate, on predictions out of fold.
         temperatures: (C,).
         losses: (C,) calibrated log-loss of every candidate: the scores that chose, so too good for the chosen one.
         honest: (n, K) calibrated logits; each fold's candidate and calibration were chosen by the other folds alone.
@@ -84,15 +85,11 @@ class Choice:
     """
 
     chosen: int
+    calibration: Calibration
     temperatures: np.ndarray
     losses: np.ndarray
     honest: np.ndarray
     by_fold: tuple[int, ...]
-
-    @property
-    def temperature(self) -> float:
-        """Of the chosen candidate."""
-        return float(self.temperatures[self.chosen])
 
 
 def choose(
@@ -109,8 +106,10 @@ def choose(
         fitted = calibrate(fits.inner[f, best][seen].astype(np.float64), answers[seen], folds[seen])
         honest[held] = fitted.apply(fits.outer[best][held])
         by_fold.append(best)
+    chosen = lowest(losses.outer, kin)
     return Choice(
-        chosen=lowest(losses.outer, kin),
+        chosen=chosen,
+        calibration=calibrate(fits.outer[chosen].astype(np.float64), answers, folds),
         temperatures=losses.temperatures,
         losses=losses.outer.mean(1),
         honest=honest,

@@ -1,4 +1,8 @@
-"""Output readouts: what the teacher says in words, given the same care as the probe (temperature, prior removed)."""
+"""Output readouts: what the teacher says in words, given the same care as the probe.
+
+Each gets a temperature; the label tokens also with their prior removed, and through a K x K affine map fitted on the same
+labels, without which "the probe beats the logits" would in part measure who saw the labels.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,17 @@ import numpy as np
 
 from probekd.config import Layout
 from probekd.metrics import Scores, score
-from probekd.probes.calibrate import log_softmax
+from probekd.probes.calibrate import Calibration, log_softmax
 from probekd.probes.choose import Choice, choose
-from probekd.probes.crossfit import untrained
+from probekd.probes.crossfit import CrossFit, concatenate, crossfit, fit_folds, untrained
+from probekd.probes.features import LinearFit
 from probekd.states import States
 from probekd.targets import SoftTargets, cross_fitted_targets, softmax
 from probekd.tasks.base import Example
 
 PRIOR = "label_prior"
+AFFINE_L2 = (0.003, 0.03, 0.3)
+AFFINE_TOLERANCE = 1e-5
 WORDS_LAYOUT: dict[str, Layout] = {"label_token": "listed", "option_likelihood": "branched"}
 
 
@@ -33,8 +40,10 @@ class OutputReadout:
     Attributes:
         name: Such as ``label_token``, ``label_token, prior removed`` or ``option_likelihood, per token``.
         layout: Layout whose states hold its numbers.
-        temperature: Fitted on the labelled rows.
-        prior: (K,) mean log-probability of each label over labelled rows, removed; zeros where none is.
+        calibration: Fitted on the labelled rows.
+        matrix: (K, K) that the label tokens' log-probabilities go through; None where they do not.
+        prior: (K,) subtracted from the logits: the mean log-probability of each label, or minus the affine map's bias;
+            zeros where nothing is.
         ids: Labelled rows, in the order of ``honest``.
         honest: (n, K) calibrated logits of labelled rows; readout and temperature of a fold were chosen without it.
         folds: (n,).
@@ -43,7 +52,8 @@ class OutputReadout:
 
     name: str
     layout: Layout
-    temperature: float
+    calibration: Calibration
+    matrix: np.ndarray | None
     prior: np.ndarray
     ids: tuple[str, ...]
     honest: np.ndarray
@@ -55,9 +65,11 @@ class OutputReadout:
         counts = states.column(self.layout, "num_options", ids)
         width = max(len(self.prior), *counts)
         raw = raw_logits(states, self.name, ids, counts, width)
+        if self.matrix is not None:
+            raw = log_softmax(raw) @ self.matrix
         # A pool or test row may have a label that no labelled row had; nothing is known of its prior.
         prior = np.pad(self.prior, (0, width - len(self.prior)))
-        return [(row[:k] - prior[:k]) / self.temperature for row, k in zip(raw, counts, strict=True)]
+        return [self.calibration.apply(row[:k] - prior[:k]) for row, k in zip(raw, counts, strict=True)]
 
     @property
     def out_of_fold(self) -> list[np.ndarray]:
@@ -75,8 +87,11 @@ class OutputReadout:
     def to_json(self) -> dict[str, Any]:
         """Everything, for ``from_json``."""
         return {
-            **{k: v for k, v in vars(self).items() if k not in ("prior", "honest", "folds")},
+            **{k: v for k, v in vars(self).items() if k not in ("calibration", "matrix", "prior", "honest", "folds")},
+            "matrix": None if self.matrix is None else self.matrix.tolist(),
             "prior": self.prior.tolist(),
+            "scale": self.calibration.scale.tolist(),
+            "shift": self.calibration.shift.tolist(),
             "folds": self.folds.tolist(),
             "honest": [row[np.isfinite(row)].tolist() for row in self.honest],
         }
@@ -85,13 +100,16 @@ class OutputReadout:
     def from_json(cls, value: dict[str, Any]) -> OutputReadout:
         """What ``to_json`` gave."""
         honest = _pad(value["honest"], len(value["prior"]))
+        rest = {k: v for k, v in value.items() if k not in ("scale", "shift")}
         arrays = {
+            "calibration": Calibration(scale=np.array(value["scale"]), shift=np.array(value["shift"])),
+            "matrix": None if value["matrix"] is None else np.array(value["matrix"]),
             "prior": np.array(value["prior"]),
             "folds": np.array(value["folds"]),
             "honest": honest,
             "ids": tuple(value["ids"]),
         }
-        return cls(**{**value, **arrays})
+        return cls(**{**rest, **arrays})
 
 
 def readout_names(states: States) -> list[str]:
@@ -104,45 +122,66 @@ def readout_names(states: States) -> list[str]:
     return names or [PRIOR]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Tried:
+    """One way of reading the words, cross-fitted where it learns from labels, and how to apply it to other rows."""
+
+    name: str
+    fits: CrossFit
+    prior: np.ndarray
+    matrix: np.ndarray | None = None
+
+
 def fit_outputs(states: States, examples: Sequence[Example], folds: np.ndarray) -> OutputReadout:
     """Choose the best output readout by out-of-fold log-loss, each with its own temperature."""
     counts = [len(e.options) for e in examples]
     width, ids = max(counts), [e.id for e in examples]
     answers = np.array([e.answer for e in examples])
-    names, logits, priors = [], [], []
+    tried: list[_Tried] = []
     for name in readout_names(states):
-        raw = (
-            raw_logits(states, name, ids, counts, width)
-            if name != PRIOR
-            else _prior_logits(counts, answers, folds, width)
-        )
-        names.append(name)
-        logits.append(raw)
-        priors.append(np.zeros(width))
+        if name == PRIOR:
+            fits = untrained(_prior_logits(counts, answers, folds, width)[None], folds)
+            tried.append(_Tried(name=name, fits=fits, prior=-np.log(np.bincount(answers, minlength=width) + 1.0)))
+            continue
+        raw = raw_logits(states, name, ids, counts, width)
+        tried.append(_Tried(name=name, fits=untrained(raw[None], folds), prior=np.zeros(width)))
         if name == "label_token":
             prior = _mean_log_probability(raw)
-            names.append("label_token, prior removed")
-            logits.append(raw - prior)
-            priors.append(prior)
-    fits = untrained(np.stack(logits), folds)
-    choice: Choice = choose(fits, answers, folds)
-    name, prior = names[choice.chosen], priors[choice.chosen]
-    if name == PRIOR:
-        prior = -np.log(np.bincount(answers, minlength=width) + 1.0)
+            tried.append(_Tried(name=f"{name}, prior removed", fits=untrained((raw - prior)[None], folds), prior=prior))
+            # A map between labels means something only where every row has them all.
+            if min(counts) == width and len(np.unique(answers)) > 1:
+                tried += _affine(name, log_softmax(raw), answers, folds)
+    choice: Choice = choose(concatenate([t.fits for t in tried]), answers, folds)
+    best = tried[choice.chosen]
     scores = {
-        n: score([softmax(row[:k] / t) for row, k in zip(x, counts, strict=True)], answers.tolist())
-        for n, x, t in zip(names, logits, choice.temperatures, strict=True)
+        t.name: score([softmax(row[:k] / T) for row, k in zip(t.fits.outer[0], counts, strict=True)], answers.tolist())
+        for t, T in zip(tried, choice.temperatures, strict=True)
     }
     return OutputReadout(
-        name=name,
-        layout=layout_of(name, states),
-        temperature=choice.temperature,
-        prior=prior,
-        ids=tuple(e.id for e in examples),
+        name=best.name,
+        layout=layout_of(best.name, states),
+        calibration=choice.calibration,
+        matrix=best.matrix,
+        prior=best.prior,
+        ids=tuple(ids),
         honest=choice.honest,
         folds=folds,
         scores=scores,
     )
+
+
+def _affine(name: str, logp: np.ndarray, answers: np.ndarray, folds: np.ndarray) -> list[_Tried]:
+    """Logistic regression on the K log-probabilities: a K x K affine map, at several strengths."""
+    x = logp.astype(np.float32)
+    everything = np.ones(x.shape, dtype=bool)
+    fits = crossfit(x, answers, everything, folds, AFFINE_L2, tolerance=AFFINE_TOLERANCE)
+    found = []
+    for number, l2 in enumerate(AFFINE_L2):
+        models = fit_folds(x, answers, everything, folds, l2, tolerance=AFFINE_TOLERANCE)
+        assert isinstance(models, LinearFit)
+        weight, bias = models.weight.mean(0).double().numpy(), models.bias.mean(0).double().numpy()
+        found.append(_Tried(name=f"{name}, affine (l2 {l2:g})", fits=fits.one(number), prior=-bias, matrix=weight))
+    return found
 
 
 def raw_logits(states: States, name: str, ids: Sequence[str], counts: Sequence[int], width: int) -> np.ndarray:

@@ -87,6 +87,8 @@ class Reader:
     depth: int
     l2: float
     temperature: float
+    family: str = "logistic"
+    window: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,7 @@ class DepthScore:
     accuracy: float
     nll: float
     ece: float
+    window: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

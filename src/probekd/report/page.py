@@ -150,7 +150,7 @@ def curves(run: RunData) -> list[Curve]:
     """A curve for each layout and position, of the strength with the least log-loss at each depth; the chosen one first."""
     chosen = (run.probe.reader.layout, run.probe.reader.position)
     best: dict[tuple[str, str], dict[int, DepthScore]] = {}
-    for row in run.depths:
+    for row in (row for row in run.depths if row.window == 1):
         of_depth = best.setdefault((row.layout, row.position), {})
         if row.depth not in of_depth or row.nll < of_depth[row.depth].nll:
             of_depth[row.depth] = row
@@ -173,7 +173,8 @@ def depth_section(run: RunData) -> dict[str, Any]:
     at_choice = [
         row
         for row in run.depths
-        if (row.layout, row.position, row.depth, row.l2) == (reader.layout, reader.position, reader.depth, reader.l2)
+        if (row.layout, row.position, row.depth, row.l2, row.kind, row.window)
+        == (reader.layout, reader.position, reader.depth, reader.l2, reader.family, reader.window)
     ]
     made, hidden = {}, {}
     for metric, style, tick_style in (("accuracy", pct, whole_pct), ("nll", num, plain)):

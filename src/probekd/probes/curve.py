@@ -1,0 +1,128 @@
+"""What more labels would bring: the probe's main reader learned from nested parts of the labels it has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from probekd.config import ProbeConfig
+from probekd.probes.calibrate import fit_temperature, gold_losses
+from probekd.probes.families import Problem, solve, strengths_of
+from probekd.probes.features import Features
+from probekd.probes.probe import Probe
+from probekd.states import States
+from probekd.tasks.base import Example, content_hash, nested_order
+
+FRACTIONS = (0.25, 0.5, 1.0)
+# Parts that are drawn anew, since a quarter of few labels is a matter of luck.
+DRAWS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Out-of-fold scores on all labelled rows of a reader that learned from some of them.
+
+    Attributes:
+        labels: Labels learned from, the share that falls into a fold's training rows included.
+        accuracy: Share of rows right.
+        nll: Log-loss, temperature fitted.
+        nll_se: Standard error of its difference from the point before; 0 for the first.
+    """
+
+    labels: int
+    accuracy: float
+    nll: float
+    nll_se: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningCurve:
+    """Points by ascending number of labels, and one sentence on what they promise."""
+
+    points: tuple[Point, ...]
+    outlook: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For probe.json."""
+        return asdict(self)
+
+
+def learning_curve(
+    probe: Probe, states: States, examples: Sequence[Example], *, config: ProbeConfig, seed: int
+) -> LearningCurve:
+    """Learn from a quarter, a half and all of the labels, and predict every labelled row out of fold each time.
+
+    The parts are nested and stratified by answer. The strength is the best of its part, so all points look better than
+    they are by the same little.
+
+    Args:
+        probe: Its reader with the most weight, at its middle depth, is the one followed.
+        states: States of the labelled rows.
+        examples: The labelled rows in the probe's order.
+        config: Strengths and tolerance.
+        seed: Of the parts.
+    """
+    reader, folds, answers = probe.reader, probe.folds, probe.answers
+    n, count = len(examples), int(folds.max()) + 1
+    place = {e.id: i for i, e in enumerate(examples)}
+    sizes = [max(1, round(n * fraction)) for fraction in FRACTIONS]
+    # All parts are one batch of training sets: (size, draw, fold).
+    parts = np.zeros((len(sizes), DRAWS, n), dtype=bool)
+    for draw in range(DRAWS):
+        order = [place[e.id] for e in nested_order(examples, int(content_hash(seed, "curve", draw)[:8], 16))]
+        for number, size in enumerate(sizes):
+            parts[number, draw, order[:size]] = True
+    outside = np.stack([folds != f for f in range(count)])
+    train = (parts[:, :, None, :] & outside).reshape(-1, n)
+    present = np.isfinite(probe.honest)
+    strengths = strengths_of(reader.family, config.l2)
+    features = Features(states.blocks(reader.layout, reader.position, reader.depth, probe.ids), present)
+    fit = solve(
+        reader.family,
+        Problem(
+            features=features,
+            answers=answers,
+            train=train,
+            folds=folds,
+            strengths=strengths,
+            tolerance=max(config.tolerance, 1e-3),
+        ),
+    )
+    said = fit.logits(features.source)[:, :, : present.shape[1]]
+    said = np.where(present, said, -np.inf).reshape(len(sizes), DRAWS, count, len(strengths), *present.shape)
+    rows = np.arange(n)
+    own = said[:, :, folds, :, rows].transpose(1, 2, 3, 0, 4)  # (size, draw, strength, n, K)
+    temperatures = fit_temperature(own, answers)
+    losses = gold_losses(own / temperatures[..., None, None], answers).mean(1)  # over draws: (size, strength, n)
+    hits = (own.argmax(-1) == answers).mean(1)
+    best = losses.mean(-1).argmin(-1)
+    points: list[Point] = []
+    for number, size in enumerate(sizes):
+        own_losses = losses[number, best[number]]
+        before = losses[number - 1, best[number - 1]] if number else own_losses
+        points.append(
+            Point(
+                labels=size,
+                accuracy=float(hits[number, best[number]].mean()),
+                nll=float(own_losses.mean()),
+                nll_se=float((own_losses - before).std() / n**0.5),
+            )
+        )
+    return LearningCurve(points=tuple(points), outlook=outlook(points))
+
+
+def outlook(points: Sequence[Point]) -> str:
+    """What the next doubling of the labels would likely bring, from the last two."""
+    earlier, last = points[-3].nll - points[-2].nll, points[-2].nll - points[-1].nll
+    said = f"the last doubling of the labels ({points[-2].labels} to {points[-1].labels})"
+    if last <= points[-1].nll_se:
+        return f"{said} did not surely lower the probe's log-loss ({-last:+.2f}): more labels would likely bring little"
+    # Errors fall as a power of the labels, so each doubling brings a fixed share of what the one before it brought.
+    share = min(1.0, last / earlier) if earlier > 0 else 1.0
+    return (
+        f"{said} took {last:.2f} off the probe's log-loss and {100 * (points[-1].accuracy - points[-2].accuracy):+.0f} "
+        f"points of accuracy; the next would likely take about {last * share:.2f}"
+    )
