@@ -44,7 +44,7 @@ def test_stored_order_follows_content_and_loses_no_row(llama: Teacher, choices: 
     draw = np.random.default_rng(0)
     for _ in range(3):
         assert states.in_stored_order(layout, [ids[i] for i in draw.permutation(len(ids))]) == ordered
-    held = [i for store in states.stores if store.layout == layout for i in store.index.column("id").to_pylist()]
+    held = [i for store in states.stores if store.layout == layout for i in store.index["id"]]
     assert ordered == [i for i in held if i in set(ids)]
 
 
