@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from probekd.probes.features import ArrayBlocks
+
 TEACHER = {"name": "a teacher", "fingerprint": "f1", "blocks": 3, "width": 8, "dtype": "float32"}
 
 
@@ -50,6 +52,12 @@ class FakeStates:
             return np.stack([held[i] for i in ids]).astype(np.float32)
         widest = max(len(v) for v in held.values())
         return np.stack([np.pad(held[i], ((0, widest - len(held[i])), (0, 0))) for i in ids]).astype(np.float32)
+
+    def blocks(self, layout: str, position: str, depth: int, ids: Sequence[str]) -> ArrayBlocks:
+        return ArrayBlocks(self.read(layout, position, depth, ids))
+
+    def in_stored_order(self, layout: str, ids: Sequence[str]) -> list[str]:
+        return sorted(ids)
 
     def column(self, layout: str, name: str, ids: Sequence[str]) -> list[Any]:
         return [self.columns[layout][name][i] for i in ids]

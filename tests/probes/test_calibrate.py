@@ -1,9 +1,21 @@
 import numpy as np
 import pytest
-from scipy.optimize import minimize_scalar
+import torch
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax as scipy_log_softmax
 
-from probekd.probes.calibrate import MAX_BETA, MIN_BETA, fit_temperature, gold_losses, log_softmax
+from probekd.probes.calibrate import (
+    MAX_BETA,
+    MIN_BETA,
+    VECTOR_L2,
+    Calibration,
+    calibrate,
+    fit_temperature,
+    gold_losses,
+    log_softmax,
+    one_temperature,
+    vector_scaling,
+)
 
 
 def drawn(seed: int, scale: float, *, ragged: bool, n: int = 80) -> tuple[np.ndarray, np.ndarray]:
@@ -95,3 +107,76 @@ def test_gold_losses_pick_the_gold_option_of_every_set() -> None:
     assert found.shape == (3, len(answers))
     for row, one in zip(found, sets, strict=True):
         np.testing.assert_allclose(row, -scipy_log_softmax(one, axis=1)[np.arange(len(answers)), answers], rtol=1e-12)
+
+
+# ---- vector scaling -----------------------------------------------------------------------------------------------
+
+
+def biased(seed: int, n: int, bias: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits (n, 3) that are right, but for what is added to class 2; answers; folds."""
+    logits, answers = drawn(seed, 2.0, ragged=False, n=n)
+    return logits + bias * (np.arange(5) == 2), answers, np.arange(n) % 5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_vector_scaling_is_the_minimum_that_scipy_finds(seed: int) -> None:
+    logits, answers, _ = biased(seed, 120, 3.0)
+    beta = one_temperature(logits, answers).scale[0]
+    z = logits * beta
+
+    def objective(point: np.ndarray) -> float:
+        said = scipy_log_softmax(z * (1 + point[:5]) + point[5:], axis=1)
+        return float(-said[np.arange(120), answers].mean() + VECTOR_L2 / 2 * point @ point)
+
+    best = minimize(objective, np.zeros(10), method="BFGS", options={"gtol": 1e-8})
+    found = vector_scaling(logits, answers)
+    ours = np.concatenate([found.scale / beta - 1, found.shift])
+    assert objective(ours) <= best.fun + 1e-9
+    np.testing.assert_allclose(ours, best.x, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [60, 400])
+def test_a_temperature_is_kept_where_it_is_all_that_is_wrong(n: int) -> None:
+    kinds = [calibrate(*biased(seed, n, 0.0)).kind for seed in range(5)]
+    assert kinds.count("vector scaling") <= 2  # a standard error is passed by chance now and then
+    logits, answers, folds = biased(0, n, 0.0)
+    plain = one_temperature(logits, answers)
+    assert plain.kind == "temperature" and (plain.scale == 1 / fit_temperature(logits, answers)).all()
+    np.testing.assert_allclose(plain.apply(logits), logits / fit_temperature(logits, answers))
+    if calibrate(logits, answers, folds).kind == "temperature":
+        np.testing.assert_array_equal(calibrate(logits, answers, folds).scale, plain.scale)
+
+
+def test_vector_scaling_is_chosen_where_a_class_is_favoured() -> None:
+    for seed in range(3):
+        logits, answers, folds = biased(seed, 300, 6.0)
+        found = calibrate(logits, answers, folds)
+        assert found.kind == "vector scaling"
+        new, gold, _ = biased(seed + 50, 2000, 6.0)
+        assert (
+            gold_losses(found.apply(new), gold).mean()
+            < gold_losses(one_temperature(logits, answers).apply(new), gold).mean()
+        )
+
+
+def test_rows_that_lack_options_keep_to_a_temperature() -> None:
+    logits, answers, folds = biased(0, 300, 6.0)
+    answers[7] = 0
+    logits[7, 4] = -np.inf
+    assert calibrate(logits, answers, folds).kind == "temperature"
+
+
+def test_logits_that_never_err_are_calibrated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = np.arange(60) % 3
+    logits = 8 * np.eye(3)[answers] + np.random.default_rng(0).normal(size=(60, 3))
+    calls: list[int] = []
+    original = torch.log_softmax
+    monkeypatch.setattr(torch, "log_softmax", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
+    assert calibrate(logits, answers, np.arange(60) % 5).kind == "temperature"
+    assert len(calls) < 100
+
+
+def test_rows_of_any_width_are_calibrated() -> None:
+    found = Calibration(scale=np.array([1.0, 2.0, 3.0]), shift=np.array([0.0, 0.5, 1.0]))
+    np.testing.assert_allclose(found.apply(np.ones(2)), [1, 2.5])
+    np.testing.assert_allclose(found.apply(np.ones((2, 5))), [[1, 2.5, 4, 2, 2]] * 2)

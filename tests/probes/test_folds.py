@@ -92,3 +92,17 @@ def test_too_few_different_questions() -> None:
     examples = [replace(e, question=f"text {i % 4}", answer=i % 3) for i, e in enumerate(texts((4, 4, 4)))]
     with pytest.raises(DataError, match="12 labelled rows ask only 4 different questions, too few for 5 folds"):
         by_id(examples)
+
+
+def test_repeats_deal_anew_and_duplicates_stay_together_in_each() -> None:
+    examples = questions(30)
+    twins = [replace(e, id=f"{e.id}-twin") for e in examples[:12]]
+    dealt = []
+    for repeat in range(4):
+        every = [*examples, *twins]
+        folds = assign_folds(every, "multiple_choice", folds=5, seed=0, repeat=repeat)
+        by = dict(zip((e.id for e in every), folds.tolist(), strict=True))
+        assert all(by[t.id] == by[t.id.removesuffix("-twin")] for t in twins)
+        assert np.bincount(folds, minlength=5).min() > 0
+        dealt.append(tuple(folds))
+    assert len(set(dealt)) == 4

@@ -91,3 +91,14 @@ def test_solved_problems_are_not_evaluated_again() -> None:
     found = minimise(objective, torch.zeros(4, 2, dtype=torch.float64), tolerance=1e-10)
     torch.testing.assert_close(found, torch.ones(4, 2, dtype=torch.float64))
     assert evaluated[0] == 4 and evaluated[-1] == 1
+
+
+def test_a_start_that_is_the_minimum_but_for_rounding_is_left_alone() -> None:
+    calls: list[int] = []
+
+    def objective(x: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        calls.append(len(which))
+        return 1 + (0.5 * x**2 + 1e-13 * x).sum(1), x + 1e-13 + 1e-14 * torch.sin(1e15 * x)
+
+    found = minimise(objective, torch.zeros(1, 3, dtype=torch.float64), tolerance=1e-6, floor=1e-9)
+    assert (found == 0).all() and len(calls) < 50

@@ -169,7 +169,7 @@ def test_the_preconditioner_pays_where_scales_differ(monkeypatch: pytest.MonkeyP
     calls: list[int] = []
     original = logistic.minimise
 
-    def counted(objective, start, *, precondition, tolerance):  # type: ignore[no-untyped-def]
+    def counted(objective, start, *, precondition, tolerance, **_):  # type: ignore[no-untyped-def]
         for guess in (precondition, None):
             calls.append(0)
 

@@ -123,7 +123,9 @@ def vector_scaling(logits: np.ndarray, answers: np.ndarray) -> Calibration:
         gradient = torch.cat([(residual * z).mean(0), residual.mean(0)]) + VECTOR_L2 * points[0]
         return loss[None], gradient[None]
 
-    solved = minimise(objective, torch.zeros(1, 2 * k, dtype=torch.float64), tolerance=1e-6)[0].numpy()
+    # Logits that never err leave no gradient at all, of which no fraction can be reached.
+    start_at = torch.zeros(1, 2 * k, dtype=torch.float64)
+    solved = minimise(objective, start_at, tolerance=1e-6, floor=1e-9)[0].numpy()
     return Calibration(scale=start.scale * (1 + solved[:k]), shift=solved[k:])
 
 

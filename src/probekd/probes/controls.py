@@ -32,8 +32,14 @@ def fit_alone(features: np.ndarray, examples: Sequence[Example], folds: np.ndarr
     answers = np.array([e.answer for e in examples])
     width = max(len(e.options) for e in examples)
     x = np.ascontiguousarray(features[:, 0] if features.shape[1] == 1 else features[:, :width])
-    fits = crossfit(x, answers, presence(examples, width), folds, config.l2, tolerance=config.tolerance)
-    return choose(fits, answers, folds).honest
+    strengths = sorted(config.l2)
+    fits = crossfit(x, answers, presence(examples, width), folds, strengths, tolerance=config.tolerance)
+    return choose(fits, answers, folds, _stronger(len(strengths))).honest
+
+
+def _stronger(strengths: int) -> list[range]:
+    """For each of ascending strengths those above it: the probe's own rule chooses among them."""
+    return [range(i + 1, strengths) for i in range(strengths)]
 
 
 def label_prior(answers: np.ndarray, examples: Sequence[Example], folds: np.ndarray) -> list[np.ndarray]:
@@ -70,14 +76,15 @@ def refit(
         config: Strengths and tolerance.
     """
     reader = probe.reader
+    strengths = sorted(strengths_of(reader.family, config.l2))
     fits = crossfit(
         states.blocks(reader.layout, reader.position, reader.depth, probe.ids),
         answers,
         presence(examples, probe.honest.shape[1]),
         probe.folds,
-        strengths_of(reader.family, config.l2),
+        strengths,
         tolerance=config.tolerance,
         family=reader.family,
     )
-    honest = choose(fits, answers, probe.folds).honest
+    honest = choose(fits, answers, probe.folds, _stronger(len(strengths))).honest
     return score([softmax(row[np.isfinite(row)]) for row in honest], answers.tolist())

@@ -27,6 +27,7 @@ def minimise(
     *,
     tolerance: float,
     precondition: Preconditioner | None = None,
+    floor: float = 0.0,
     max_iterations: int = 500,
 ) -> Tensor:
     """Minimise independent convex functions.
@@ -36,6 +37,7 @@ def minimise(
         start: (problems, size) starting points.
         precondition: A symmetric positive guess of each inverse Hessian, in which the steps are scaled; None = identity.
         tolerance: A problem is done when its gradient norm is at most this times its norm at the start.
+        floor: Or at most this: a start that is the minimum but for rounding has no norm to take a fraction of.
         max_iterations: Iterations at most; a problem that float rounding keeps from the tolerance stops where its line
             search finds no lower point.
 
@@ -46,7 +48,7 @@ def minimise(
     active = torch.arange(len(start), device=start.device)
     x = start.clone()
     loss, gradient = objective(x, active)
-    target = tolerance * gradient.norm(dim=1)
+    target = (tolerance * gradient.norm(dim=1)).clamp_min(floor)
     done = gradient.norm(dim=1) <= target
     steps: list[Tensor] = []
     changes: list[Tensor] = []

@@ -88,7 +88,13 @@ def solve(
         return loss, torch.cat([*parts, total.T], dim=1) if bias else parts[0]
 
     start = torch.zeros(sets * count, d * outputs + bias, dtype=features.dtype)
-    points = minimise(objective, start, tolerance=tolerance, precondition=_inverse_hessian(features, l2, curvature))
+    points = minimise(
+        objective,
+        start,
+        tolerance=tolerance,
+        precondition=_inverse_hessian(features, l2, curvature),
+        floor=torch.finfo(features.dtype).eps,
+    )
     w = points[:, : d * outputs].view(-1, outputs, d).transpose(1, 2)
     b = points[:, d * outputs :] if bias else torch.zeros(len(points), 1, dtype=features.dtype)
     return raw_fit(features, w, b, mean, scale)

@@ -1,7 +1,7 @@
 """Low-rank logistic probes for many classes: ridge finds the few directions that tell them apart, logistic reads those.
 
-With K classes and few labels each, K * d weights are too many. The leading canonical directions of the ridge fit span
-the same space as reduced-rank regression's (Izenman 1975), and the logistic problem on them is convex again.
+With K classes and few labels each, K * d weights are too many. The leading principal directions of the ridge's fitted
+values are reduced-rank regression's (Izenman 1975), and the logistic problem on them is convex again.
 """
 
 from __future__ import annotations
@@ -37,16 +37,15 @@ def solve(
     rank = min(rank, features.classes, features.d)
     weight = torch.empty_like(coarse.weight)
     bias = torch.empty_like(coarse.bias)
-    # In the space of the first standardisation, so that no direction rules by its units.
-    scaled = coarse.weight * features.spread[None, :, None]
-    for number in range(len(weight)):
+    for number, coarse_weight in enumerate(coarse.weight):
         t, s = divmod(number, len(strengths))
-        left, size, _ = torch.linalg.svd(scaled[number], full_matrices=False)
-        directions = left[:, :rank] * size[:rank] / features.spread[:, None]
-        seen = np.concatenate([torch.as_tensor(x).to(features.dtype) @ directions for _, x in features.source.blocks()])
-        reduced = Features(seen, features.present.numpy(), features.dtype)
+        fitted = torch.cat([torch.as_tensor(x).to(features.dtype) @ coarse_weight for _, x in features.source.blocks()])
+        own = fitted[torch.as_tensor(train[t])]
+        # Of the fitted values, not of the weights, which are largest along directions of little variance.
+        turn = torch.linalg.svd(own - own.mean(0), full_matrices=False).Vh[:rank].T
+        reduced = Features((fitted @ turn).numpy(), features.present.numpy(), features.dtype)
         fine = logistic.solve(reduced, answers, train[t : t + 1], (strengths[s],), tolerance=tolerance)
-        weight[number] = directions @ fine.weight[0]
+        weight[number] = coarse_weight @ turn @ fine.weight[0]
         bias[number] = fine.bias[0]
     return LinearFit(weight=weight, bias=bias)
 
