@@ -25,6 +25,7 @@ LIMIT_GIB = 4.0
 def answers(rows: int) -> Any:
     """What the generator's hidden numbers say of each row, and the task; the same in both processes."""
     import numpy as np
+
     from generated import KNOWING, SEED, answers_of, task_of
 
     generator = np.random.default_rng((SEED, rows))
@@ -35,6 +36,7 @@ def answers(rows: int) -> Any:
 def write(directory: Path, rows: int, width: int) -> None:
     """Write the store, a shard at a time."""
     import numpy as np
+
     from generated import KNOWING, SEED, mixing, spectrum, write_store
 
     known, task = answers(rows)
@@ -60,7 +62,7 @@ def fit(directory: Path, rows: int) -> dict[str, Any]:
     from probekd.probes.fit import fit_probes
     from probekd.states import States, StateStore
 
-    _, task = answers(rows)
+    task = answers(rows)[1]
     config = ProbeConfig(folds=FOLDS, l2=STRENGTHS, windows=(1,), tolerance=TOLERANCE)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()

@@ -26,12 +26,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import memory
 import numpy as np
 import torch
-from generated import CLASSES, FOLDS, SEED, Job, generate, measured_spectrum, task_of, write_store
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_info
+
+import memory
+from generated import CLASSES, FOLDS, SEED, Job, generate, measured_spectrum, task_of, write_store
+from probekd.config import ProbeConfig
+from probekd.files import write_json
+from probekd.probes.fit import fit_probes
 from solvers import (
     LMPROBE_CAN,
     LMPROBE_CANNOT,
@@ -41,17 +46,13 @@ from solvers import (
     TOLERANCE,
     At,
     Judge,
+    lmprobe_at,
     lmprobe_loop,
     lmprobe_version,
     loop,
     ours,
     ours_at,
 )
-from threadpoolctl import threadpool_info
-
-from probekd.config import ProbeConfig
-from probekd.files import write_json
-from probekd.probes.fit import fit_probes
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = ((500, 576, 31), (2000, 576, 31), (2000, 2048, 25))
@@ -123,7 +124,7 @@ def choose_tolerance(judge: Judge, enough: float) -> tuple[float, list[dict[str,
     return min(tried, key=lambda t: t["excess"])["tol"], tried
 
 
-def compare(job: Job, size: Size, repeats: int, timed_depths: int) -> dict[str, Any]:
+def compare(job: Job, size: Size, repeats: int, timed_depths: int, enough: float) -> dict[str, Any]:
     """Time one job with everything that can do it, and judge the answers."""
     every = tuple(range(len(job.states)))
     some = tuple(int(i) for i in np.linspace(0, len(every) - 1, timed_depths + 2)[1:-1].round())
@@ -131,10 +132,11 @@ def compare(job: Job, size: Size, repeats: int, timed_depths: int) -> dict[str, 
     judge = Judge(job, sample_of(some))
     fits = dict(zip(some, ours(job, some), strict=True))
     own = judge.judge(lambda at: ours_at(job, fits[at.depth], at))
-    tol, tried = choose_tolerance(judge, max(own.excess, CLOSE_ENOUGH))
+    tol, tried = choose_tolerance(judge, max(own.excess, enough))
     rival = "scipy" if job.options else "sklearn"
     work: dict[str, Callable[[], object]] = {rival: lambda: loop(job, some, tol)}
     if not job.options and lmprobe_version() is not None:
+        lmprobe = judge.judge(lambda at: lmprobe_at(job, at, tol))
         work["lmprobe"] = lambda: lmprobe_loop(job, some, tol)
     work["probekd"] = lambda: ours(job, every)
     seconds: dict[str, list[float]] = {name: [] for name in work}
@@ -154,7 +156,7 @@ def compare(job: Job, size: Size, repeats: int, timed_depths: int) -> dict[str, 
     reached = next(t for t in tried if t["tol"] == tol)
     found[rival] |= {"tol": tol, "worst_excess_loss": reached["excess"], "tolerances_tried": tried}
     if "lmprobe" in found:
-        found["lmprobe"]["tol"] = tol
+        found["lmprobe"] |= {"tol": tol, "worst_excess_loss": lmprobe.excess}
     else:
         found["lmprobe"] = {"not_run": LMPROBE_CANNOT if job.options else "not installed"}
     for name in (rival, "lmprobe"):
@@ -201,7 +203,9 @@ def nested(size: Size, repeats: int) -> dict[str, Any]:
     }
 
 
-def measure(sizes: list[Size], options: list[Size], whole: Size, repeats: int, timed_depths: int) -> dict[str, Any]:
+def measure(
+    sizes: list[Size], options: list[Size], whole: Size, repeats: int, timed_depths: int, enough: float
+) -> dict[str, Any]:
     """The result file."""
     began = time.perf_counter()
     return {
@@ -214,14 +218,14 @@ def measure(sizes: list[Size], options: list[Size], whole: Size, repeats: int, t
             "repeats": repeats,
             "rivals": f"timed on {timed_depths} depths, all folds and strengths, and scaled by the number of depths; "
             f"at most {MAX_ITERATIONS} iterations; tol is the loosest whose worst loss on the sample is no further "
-            f"above the reference than ours, or than {CLOSE_ENOUGH}",
+            f"above the reference than ours, or than {enough}",
             "reference": f"scikit-learn's lbfgs (options: SciPy's) in float64 at tol {REFERENCE_TOLERANCE}",
             "sample": "every strength at each timed depth, the folds in turn; losses and gradients in float64",
             "lmprobe_can": LMPROBE_CAN,
             "lmprobe_cannot": LMPROBE_CANNOT,
         },
         "comparisons": [
-            compare(generate(*size, options=kind), size, repeats, timed_depths)
+            compare(generate(*size, options=kind), size, repeats, timed_depths, enough)
             for kind, which in ((False, sizes), (True, options))
             for size in which
         ],
@@ -232,7 +236,7 @@ def measure(sizes: list[Size], options: list[Size], whole: Size, repeats: int, t
 
 def show(result: dict[str, Any]) -> None:
     """Print the table."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     timed_on = result["how"]["rivals"].split(",")[0]
     table = Table(title=f"{FOLDS} folds, {len(STRENGTHS)} strengths; all but probekd {timed_on} and scaled")
     for column in ("n x d, depths", "kind", "solver", "seconds (range)", "times ours", "excess loss", "gradient"):
@@ -282,6 +286,12 @@ def main() -> int:
     parser.add_argument("--sizes", type=size_of, nargs="*", help="rows x width x depths of the 4-class job")
     parser.add_argument("--option-sizes", type=size_of, nargs="*", help="the same of the option scorer")
     parser.add_argument("--timed-depths", type=int, default=TIMED_DEPTHS, help="depths that the rivals are timed on")
+    parser.add_argument(
+        "--close-enough",
+        type=float,
+        default=CLOSE_ENOUGH,
+        help="relative loss above the reference that a rival may keep",
+    )
     parser.add_argument("--smoke", action="store_true", help="a job of seconds, to see that all works")
     parser.add_argument("--memory", action="store_true", help="instead, the peak memory of a fit on a large store")
     parser.add_argument("--rows", type=int, help=f"with --memory: rows of the store; default {memory.ROWS}")
@@ -302,6 +312,7 @@ def main() -> int:
             SMOKE if args.smoke else NESTED_SIZE,
             1 if args.smoke else args.repeats,
             1 if args.smoke else args.timed_depths,
+            args.close_enough,
         )
         show(result)
     path = args.output or RESULTS / ("probes_memory.json" if args.memory else "probes.json")

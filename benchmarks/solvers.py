@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
-from generated import CLASSES, Job
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from generated import CLASSES, FOLDS, Job
 from probekd.config import ProbeConfig
 from probekd.probes import logistic
 from probekd.probes.features import Features, LinearFit
@@ -52,13 +52,9 @@ class At:
     strength: int
 
 
-Solver = Callable[[Job, At, float], Solution]
-
-
 def problems(depths: tuple[int, ...]) -> Iterator[At]:
     """Every problem of some depths."""
-    folds = range(5)
-    return (At(depth, fold, s) for depth in depths for fold in folds for s in range(len(STRENGTHS)))
+    return (At(depth, fold, s) for depth in depths for fold in range(FOLDS) for s in range(len(STRENGTHS)))
 
 
 def ours(job: Job, depths: tuple[int, ...]) -> list[LinearFit]:
@@ -130,14 +126,30 @@ def lmprobe_version() -> str | None:
     return version("lmprobe") if importlib.util.find_spec("lmprobe") else None
 
 
-def lmprobe_loop(job: Job, depths: tuple[int, ...], tol: float) -> None:
-    """The same loop around lmprobe, which standardises at every fit."""
+def lmprobe_fit(x: np.ndarray, y: np.ndarray, strength: float, tol: float) -> Solution:
+    """One fit by lmprobe, from states as they come: it standardises them each time."""
     from lmprobe import Probe
 
+    wanted = {"C": 1 / (len(x) * strength), "tol": tol, "max_iter": MAX_ITERATIONS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = Probe(classifier_kwargs=wanted).fit_from_activations(x, y).classifier_
+    return Solution(weight=model.coef_.T.astype(np.float64), bias=model.intercept_.astype(np.float64))
+
+
+def lmprobe_at(job: Job, at: At, tol: float) -> Solution:
+    """One problem by lmprobe."""
+    rows = job.train[at.fold]
+    return lmprobe_fit(job.states[at.depth][rows], job.answers[rows], STRENGTHS[at.strength], tol)
+
+
+def lmprobe_loop(job: Job, depths: tuple[int, ...], tol: float) -> None:
+    """The same loop around lmprobe."""
     for at in problems(depths):
-        rows = job.train[at.fold]
-        wanted = {"C": 1 / (rows.sum() * STRENGTHS[at.strength]), "tol": tol, "max_iter": MAX_ITERATIONS}
-        Probe(classifier_kwargs=wanted).fit_from_activations(job.states[at.depth][rows], job.answers[rows])
+        if at.strength == 0:
+            rows = job.train[at.fold]
+            x, y = job.states[at.depth][rows], job.answers[rows]
+        lmprobe_fit(x, y, STRENGTHS[at.strength], tol)
 
 
 def value(x: np.ndarray, y: np.ndarray, strength: float, solution: Solution) -> tuple[float, float]:
