@@ -52,6 +52,7 @@ def test_every_solver_has_its_seconds_and_answers_as_good_as_the_reference(resul
     assert result["fit_probes"]["seconds"]["median"] > 0
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_fit_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     found = run(tmp_path / "memory.json", "--memory")
     assert found["rows"] == 2000
