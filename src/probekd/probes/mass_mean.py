@@ -10,7 +10,7 @@ import torch
 
 from probekd.probes.estimator import KWayEstimator, OptionEstimator
 from probekd.probes.features import Features, LinearFit, raw_fit
-from probekd.probes.ridge import design
+from probekd.probes.ridge import products
 
 
 def solve(features: Features, answers: np.ndarray, train: np.ndarray) -> LinearFit:
@@ -24,8 +24,7 @@ def solve(features: Features, answers: np.ndarray, train: np.ndarray) -> LinearF
     w = torch.zeros(len(train), features.d, features.outputs, dtype=features.dtype)
     b = torch.zeros(len(train), features.outputs, dtype=features.dtype)
     for t, rows in enumerate(weights):
-        x, y, share = design(features, answers, rows, mean[t], scale[t])
-        w[t] = x.T @ y
+        share, w[t], _ = products(features, answers, rows, mean[t], scale[t], square=False)
         if not features.options:
             share = share.clamp_min(0.5 / int(rows.sum()))  # a class may be missing from a training set
             w[t] /= share

@@ -8,7 +8,7 @@ Discriminants by optimal scoring: Hastie, Tibshirani and Buja (1994).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -35,9 +35,16 @@ def solve(features: Features, answers: np.ndarray, train: np.ndarray, strengths:
     w = torch.empty(len(train), len(strengths), features.d, features.outputs, dtype=features.dtype)
     b = torch.zeros(len(train), features.outputs, dtype=features.dtype)
     for t, rows in enumerate(weights):
-        x, y, b[t] = design(features, answers, rows, mean[t], scale[t])
-        axes, variance = _axes(x)
-        along = axes.T @ (x.T @ y)
+        states = int(rows.sum()) * (features.classes if features.options else 1)
+        if states >= features.d:
+            b[t], pull, square = products(features, answers, rows, mean[t], scale[t], square=True)
+            variance, axes = torch.linalg.eigh(square)
+            variance = variance.clamp_min(0)
+        else:
+            x, y, b[t] = design(features, answers, rows, mean[t], scale[t])
+            axes, variance = _axes(x)
+            pull = x.T @ y
+        along = axes.T @ pull
         for s, l2 in enumerate(strengths):
             w[t, s] = axes @ (along / (variance + l2)[:, None])
     count = len(strengths)
@@ -80,10 +87,41 @@ def design(
     Returns:
         x (states, d), y (states, outputs), bias (outputs,).
     """
+    bias = _bias(features, answers, rows)
+    xs, ys = zip(*_weighted(features, answers, rows, mean, scale, bias), strict=True)
+    return torch.cat(xs), torch.cat(ys), bias
+
+
+def products(
+    features: Features, answers: np.ndarray, rows: Tensor, mean: Tensor, scale: Tensor, *, square: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``design`` gives, multiplied block by block: no second copy of the states is made.
+
+    Returns:
+        bias (outputs,), x' y (d, outputs), x' x (d, d), or (d, 0) unless ``square``.
+    """
+    bias = _bias(features, answers, rows)
+    pull = torch.zeros(features.d, features.outputs, dtype=features.dtype)
+    squared = torch.zeros(features.d, features.d if square else 0, dtype=features.dtype)
+    for x, y in _weighted(features, answers, rows, mean, scale, bias):
+        pull += x.T @ y
+        if square:
+            squared += x.T @ x
+    return bias, pull, squared
+
+
+def _bias(features: Features, answers: np.ndarray, rows: Tensor) -> Tensor:
+    if features.options:
+        return torch.zeros(features.outputs, dtype=features.dtype)
+    return _indicators(features, answers)[rows].mean(0)
+
+
+def _weighted(
+    features: Features, answers: np.ndarray, rows: Tensor, mean: Tensor, scale: Tensor, bias: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The blocks of ``design``."""
     said = _indicators(features, answers)
-    size = int(rows.sum())
-    xs, ys = [], []
-    bias = torch.zeros(features.outputs, dtype=features.dtype) if features.options else said[rows].mean(0)
+    root = int(rows.sum()) ** 0.5
     for where, block in features.blocks():
         inside = rows[where]
         if features.options:
@@ -93,9 +131,7 @@ def design(
             y = (target * there)[inside].reshape(-1, 1)
         else:
             x, y = block[inside] - mean, said[where][inside] - bias
-        xs.append(x / scale)
-        ys.append(y)
-    return torch.cat(xs) / size**0.5, torch.cat(ys) / size**0.5, bias
+        yield x / scale / root, y / root
 
 
 def _indicators(features: Features, answers: np.ndarray) -> Tensor:
