@@ -81,12 +81,14 @@ class Probe:
 
         Raises:
             StoreError: the states come from another teacher than the probe's.
+            DataError: they are ``answer`` states of several option orders.
         """
         if states.teacher["fingerprint"] != self.teacher["fingerprint"]:
             raise StoreError(
                 f"these states come from {states.teacher['name']}, the probe was trained on {self.teacher['name']} (other weights)"
             )
         read = self.reader
+        check_one_order(states, read.layout, read.position)
         x = states.read(read.layout, read.position, read.depth, ids)
         weight, bias = self.weight.mean(0), self.bias.mean(0)  # the mean of linear models is the model of the mean
         scores = (x @ weight)[..., 0] + bias if x.ndim == 3 else x @ weight + bias
@@ -193,6 +195,15 @@ def _read_candidates(path: Path) -> list[Candidate]:
         ]
 
 
+def check_one_order(states: States, layout: Layout, position: Position) -> None:
+    """Raise DataError for ``answer`` states of several option orders: (n, m, d) must not pass for option states."""
+    if position == "answer" and states.permutations(layout) > 1:
+        raise DataError(
+            f"the answer states were read in {states.permutations(layout)} option orders, which these probes do not read; "
+            "set probe.positions: [option_end, option_mean], or prompt.permutations: 1"
+        )
+
+
 def presence(examples: Sequence[Example], width: int) -> np.ndarray:
     """(n, width) bool: which options each row has."""
     return np.arange(width) < np.array([len(e.options) for e in examples])[:, None]
@@ -214,7 +225,8 @@ def fit_probes(
         progress: Told each depth as it is done.
 
     Raises:
-        DataError: too few labels for the folds, or no states that the config admits.
+        DataError: too few labels for the folds, no states that the config admits, or ``answer`` states of several
+            option orders.
     """
     config = config or ProbeConfig()
     progress = progress or Silent()
@@ -239,6 +251,8 @@ def fit_probes(
         raise DataError(
             "the probe config admits none of the states' positions and depths; widen probe.positions or probe.depths"
         )
+    for layout, position, _ in views:
+        check_one_order(states, layout, position)
     fits = []
     with working(progress, "fitting probes", len(views), "depths"):
         for layout, position, depth in views:
