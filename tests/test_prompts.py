@@ -9,8 +9,10 @@ from transformers import PreTrainedTokenizerFast
 
 from probekd.config import PromptConfig
 from probekd.errors import ConfigError, DataError, ModelError
-from probekd.prompts import PromptEncoder, PromptText, TokenSequence, layouts_of
-from probekd.tasks.base import Example, Task
+from probekd.prompts import PromptEncoder, PromptText, TokenSequence, layouts_of, orders_read
+from probekd.tasks.base import Example, Task, without_questions
+from probekd.tasks.mmlu import PROMPT as MMLU_PROMPT
+from probekd.tasks.orders import option_orders
 
 
 def task_of(*rows: Example, dev: tuple[Example, ...] = (), **prompt: object) -> Task:
@@ -233,6 +235,92 @@ def test_two_bos_tokens(prompt: dict[str, object]) -> None:
     tokenizer.chat_template = "{{ bos_token }}" + CHAT_TEMPLATE
     with pytest.raises(ModelError, match="two BOS tokens"):
         PromptEncoder(tokenizer, task_of(COW, **prompt)).encode(COW, "listed")
+
+
+# Several orders of the options ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoder", [False, True])
+def test_a_listed_row_is_shown_in_each_of_its_orders(encoder: bool) -> None:
+    tokenizer = word_tokenizer() if encoder else byte_level_tokenizer()
+    prompt = PromptEncoder(tokenizer, task_of(FIVE, permutations=7), encoder=encoder).encode(FIVE, "listed")
+    assert tuple(s.order for s in prompt.sequences) == option_orders("five", 5, 7)
+    for sequence in prompt.sequences:
+        shown = replace(FIVE, options=tuple(FIVE.options[i] for i in sequence.order))
+        alone = PromptEncoder(tokenizer, task_of(shown), encoder=encoder).encode(shown, "listed").sequences[0]
+        assert (sequence.tokens, sequence.answer) == (alone.tokens, alone.answer)
+        assert [decoded(tokenizer, sequence, span).strip() for span in sequence.options] == list(FIVE.options)
+    assert prompt.num_tokens == sum(len(s.tokens) for s in prompt.sequences)
+    assert len(prompt.option_bytes) == 5
+
+
+def test_a_row_has_no_more_orders_than_there_are(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder = PromptEncoder(tokenizer, task_of(COW, permutations=50))
+    assert len({s.order for s in encoder.encode(COW, "listed").sequences}) == 6
+    assert len(encoder.encode(COW, "listed").sequences) == 6
+
+
+def test_one_order_is_the_rows_own_and_branches_have_none(
+    tokenizer: PreTrainedTokenizerFast, kinds_of_text: Task
+) -> None:
+    assert [s.order for s in PromptEncoder(tokenizer, task_of(COW)).encode(COW, "listed").sequences] == [(0, 1, 2)]
+    several = task_of(COW, permutations=3)
+    assert PromptEncoder(tokenizer, several).encode(COW, "branched") == PromptEncoder(tokenizer, task_of(COW)).encode(
+        COW, "branched"
+    )
+    assert {s.order for s in PromptEncoder(tokenizer, several).encode(COW, "branched").sequences} == {()}
+    kinds = replace(kinds_of_text, prompt=several.prompt)
+    assert len(PromptEncoder(tokenizer, kinds).encode(kinds.rows()[0], "listed").sequences) == 1
+    assert orders_read("classification", "listed", several.prompt) == 1
+    assert orders_read("multiple_choice", "branched", several.prompt) == 1
+    assert orders_read("multiple_choice", "listed", several.prompt) == 3
+
+
+def test_worked_examples_keep_their_order(tokenizer: PreTrainedTokenizerFast) -> None:
+    dev = (choice_row("d", "Why?", "soup", "rice", "cloud", answer=1),)
+    prompt = PromptEncoder(tokenizer, task_of(COW, dev=dev, shots=1, permutations=6)).encode(COW, "listed")
+    texts = [tokenizer.decode(s.tokens) for s in prompt.sequences]
+    assert len(set(texts)) == 6
+    assert all(text.startswith("<s>Why?\nA. soup\nB. rice\nC. cloud\nAnswer: B\n\n") for text in texts)
+
+
+# Options without the question -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", [PromptConfig(), PromptConfig(chat=True, system="Be brief."), MMLU_PROMPT])
+@pytest.mark.parametrize("layout", ["listed", "branched"])
+def test_a_prompt_without_the_question_holds_none_of_its_words(
+    prompt: PromptConfig, layout: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    chatty = byte_level_tokenizer()
+    chatty.chat_template = CHAT_TEMPLATE
+    rows = tuple(replace(row, question="zebra quartz") for row in (COW, FIVE))
+    dev = (choice_row("d", "yonder zebra quartz", "soup", "rice"),)
+    task = replace(task_of(*rows, dev=dev), prompt=prompt.model_copy(update={"shots": 1}))
+    bare = without_questions(task)
+    for row, before in zip(bare.rows("train"), rows, strict=True):
+        assert replace(row, question=before.question) == before
+        shown = PromptEncoder(chatty, bare).encode(row, layout)
+        for i, sequence in enumerate(shown.sequences):
+            text = tokenizer.decode(sequence.tokens)
+            assert not any(word in text for word in ("zebra", "quartz", "yonder"))
+            options = row.options if layout == "listed" else row.options[i : i + 1]
+            assert [decoded(tokenizer, sequence, span).strip() for span in sequence.options] == list(options)
+            assert text.count("Answer:") == 2
+        there = tokenizer.decode(PromptEncoder(chatty, task).encode(before, layout).sequences[0].tokens)
+        assert all(word in there for word in ("zebra", "quartz", "yonder"))
+
+
+def test_text_without_the_question() -> None:
+    texts = PromptText(without_questions(task_of(COW)))
+    (row,) = texts.task.rows()
+    assert texts.text(row, "listed") == "\nA. grass\nB. stones\nC. light\nAnswer:"
+    assert texts.text(row, "branched") == "Question: \nAnswer:"
+
+
+def test_classification_has_nothing_to_read_without_its_text(kinds_of_text: Task) -> None:
+    with pytest.raises(DataError, match="task kinds: only multiple-choice rows have options"):
+        without_questions(kinds_of_text)
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------

@@ -45,6 +45,12 @@ class PromptConfig(Section):
     """Worked examples before each question, from ``shots_from`` (same subject where rows have one)."""
     shots_from: str = "dev"
     """Split that the worked examples come from; it takes part in nothing else."""
+    permutations: int = Field(default=1, ge=1)
+    """Option orders in which a ``listed`` multiple-choice row is read, the row's own first; 1 = that one alone.
+
+    Label logits and option states are un-permuted and averaged over the orders, which takes the teacher's liking for a
+    place or a letter out of them; every order costs a pass.
+    """
     chat: bool = False
     """Wrap the prompt in the tokenizer's chat template."""
     system: str | None = None

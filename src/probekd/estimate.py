@@ -7,6 +7,7 @@ from typing import Any
 
 from probekd.config import RunConfig
 from probekd.extraction import default_positions, encode_task
+from probekd.prompts import orders_read
 from probekd.rundir import RunDirectory
 from probekd.stages import Run
 
@@ -38,6 +39,7 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
             positions=default_positions(task, layout),
             depths=range(teacher.depths + 1),
             max_options=width,
+            orders=orders_read(task.kind, layout, task.prompt),
         )
         done += sum(p.num_tokens for p in rows)
     rate = done / (time.monotonic() - began)
@@ -47,9 +49,12 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
         depths = teacher.depths + 1 if split == "train" else 1
         positions = default_positions(task, layout)
         slots = (
-            sum(1 if p == "answer" else max(len(q.option_bytes) for q in rows) for p in positions)
+            sum(
+                orders_read(task.kind, layout, task.prompt) if p == "answer" else max(len(q.option_bytes) for q in rows)
+                for p in positions
+            )
             if split == "train" and rows
-            else task.max_options
+            else max(task.max_options, orders_read(task.kind, layout, task.prompt))
         )
         entry = splits.setdefault(split, {"rows": len(rows), "tokens": 0, "bytes": 0})
         entry["tokens"] += sum(p.num_tokens for p in rows)

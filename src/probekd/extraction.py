@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from probekd.config import Layout, Position, TeacherConfig
 from probekd.errors import DataError
 from probekd.files import file_digest, replacing, write_json
 from probekd.progress import Progress, Silent, working
-from probekd.prompts import Prompt, PromptEncoder, layouts_of
+from probekd.prompts import Prompt, PromptEncoder, layouts_of, orders_read
 from probekd.states import FORMAT, States, StateStore
 from probekd.tasks.base import Task, content_hash
 from probekd.teacher.batching import shard_slices
@@ -132,13 +133,14 @@ def extract(
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """One store to fill: rows in a fixed order, cut into shards."""
+    """One store to fill: rows in a fixed order, cut into shards; each row is read in up to ``orders`` option orders."""
 
     teacher: Teacher
     task: Task
     split: str
     layout: Layout
     prompts: tuple[Prompt, ...]
+    orders: int
     label_tokens: tuple[tuple[int, ...], ...] | None
     positions: tuple[Position, ...]
     depths: tuple[int, ...]
@@ -164,7 +166,10 @@ class _Job:
             encoder = PromptEncoder(teacher.tokenizer, task, encoder=teacher.encoder)
             tokens = _label_tokens(encoder, task, split, ordered)
         versions = {name: version(name) for name in ("torch", "transformers")}
+        orders = orders_read(task.kind, layout, task.prompt)
         content = [repr([(s.tokens, s.answer, s.options, s.scored) for s in p.sequences]) for p in ordered]
+        # Rows in their own order alone have the key that they had before there were others: stores stay good.
+        permuted = [orders, [[s.order for s in p.sequences] for p in ordered]] if orders > 1 else []
         key = content_hash(
             FORMAT,
             teacher.fingerprint,
@@ -177,6 +182,7 @@ class _Job:
             tokens,
             [p.id for p in ordered],
             content,
+            *permuted,
         )
         return cls(
             teacher=teacher,
@@ -184,6 +190,7 @@ class _Job:
             split=split,
             layout=layout,
             prompts=ordered,
+            orders=orders,
             label_tokens=tokens,
             positions=positions,
             depths=depths,
@@ -205,7 +212,8 @@ class _Job:
 
     @property
     def shards(self) -> list[range]:
-        slots = sum(1 if p == "answer" else self.max_options for p in self.positions)
+        # While they are computed, states of every position are held for each order.
+        slots = self.orders * sum(1 if p == "answer" else self.max_options for p in self.positions)
         row_bytes = slots * len(self.depths) * self.teacher.width * (4 if self.teacher.config.dtype == "float32" else 2)
         return [r for r in shard_slices(len(self.prompts), max(row_bytes, SHARD_BYTES // ROWS_AT_ONCE), SHARD_BYTES)]
 
@@ -250,6 +258,7 @@ class _Job:
             positions=self.positions,
             depths=self.depths,
             max_options=self.max_options,
+            orders=self.orders,
             label_tokens=None if self.label_tokens is None else [self.label_tokens[r] for r in rows],
             likelihood=self.layout == "branched" and self.teacher.head_weight is not None,
             progress=progress,
@@ -281,6 +290,8 @@ class _Job:
             }
         )
         assert outputs.pop("id") == described["id"].to_pylist(), "outputs are not in the rows' order"
+        if self.orders > 1:
+            outputs["orders"] = [_orders_of(p, self.orders) for p in self.prompts]
         for name, values in outputs.items():
             described = described.append_column(name, pa.array(values))
         with replacing(self.directory / "index.parquet") as temporary:
@@ -318,6 +329,7 @@ class _Job:
                     "dtype": teacher.config.dtype,
                     "attention": teacher.attention,
                 },
+                **({"permutations": self.orders} if self.orders > 1 else {}),
                 "rows": len(self.prompts),
                 "max_options": self.max_options,
                 "tokens": self.tokens,
@@ -328,6 +340,11 @@ class _Job:
                 "index": {"file": index.name, "bytes": index.stat().st_size, "sha256": file_digest(index)},
             },
         )
+
+
+def _orders_of(prompt: Prompt, orders: int) -> list[list[int]]:
+    """The order of each of the row's ``answer`` states: its own orders, repeated in turn as the states are."""
+    return [list(s.order) for s in islice(cycle(prompt.sequences), orders)]
 
 
 def _own(values: np.ndarray, prompt: Prompt) -> list[float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from probekd.config import Layout, PromptConfig
 from probekd.errors import ConfigError, DataError, ModelError
 from probekd.tasks.base import Example, Kind, Task
+from probekd.tasks.orders import Order, option_orders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,19 +46,23 @@ class TokenSequence:
     Attributes:
         tokens: Token ids, special tokens included.
         answer: Index of the token from which the answer would be generated (encoders: the first token).
-        options: ``(start, stop)`` token span of each option in this sequence; empty where none is read.
+        options: ``(start, stop)`` token span of each option in this sequence, in the row's own order of options
+            whatever the order shown; empty where none is read.
         scored: ``(start, stop)`` token span of the continuation whose likelihood is read; (0, 0) where none is.
+        order: ``listed``: for each shown place (so for each label) the index of the row's option that stands there;
+            ``branched``: empty.
     """
 
     tokens: tuple[int, ...]
     answer: int
     options: tuple[tuple[int, int], ...] = ()
     scored: tuple[int, int] = (0, 0)
+    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """A row in one layout: one sequence (``listed``) or one for each option (``branched``)."""
+    """A row in one layout: one sequence for each option order read (``listed``) or one for each option (``branched``)."""
 
     id: str
     layout: Layout
@@ -75,6 +80,11 @@ def layouts_of(kind: Kind, prompt: PromptConfig) -> tuple[Layout, ...]:
     if prompt.layouts is not None:
         return tuple(dict.fromkeys(prompt.layouts))
     return ("listed", "branched") if kind == "multiple_choice" else ("listed",)
+
+
+def orders_read(kind: Kind, layout: Layout, prompt: PromptConfig) -> int:
+    """In how many option orders the rows of a layout are read; a row with few options may have fewer (K! of them)."""
+    return prompt.permutations if kind == "multiple_choice" and layout == "listed" else 1
 
 
 @lru_cache(maxsize=64)
@@ -198,7 +208,9 @@ class PromptEncoder:
             )
         sequences: tuple[TokenSequence, ...]
         if layout == "listed":
-            sequences = (self._listed(example),)
+            number = orders_read(self.task.kind, layout, self.task.prompt)
+            orders = option_orders(example.id, len(example.options), number)
+            sequences = tuple(self._listed(example, order) for order in orders)
         else:
             prefix = self._wrap(self.texts.text(example, "branched"))
             sequences = tuple(self._branch(prefix, option) for option in example.options)
@@ -215,9 +227,10 @@ class PromptEncoder:
             tokens.append(ids[next(i for i, (_, stop) in enumerate(offsets) if stop > len(prompt))])
         return tokens
 
-    def _listed(self, example: Example) -> TokenSequence:
+    def _listed(self, example: Example, order: Order) -> TokenSequence:
         choice = self.task.kind == "multiple_choice"
-        text, spans = _cut_marks(self._wrap(self.texts.text(example, "listed", marked=choice)) + self.cue)
+        shown = replace(example, options=tuple(example.options[i] for i in order))
+        text, spans = _cut_marks(self._wrap(self.texts.text(shown, "listed", marked=choice)) + self.cue)
         ids, offsets = self._tokenise(text)
         if choice:
             hidden = [LETTERS[i] for i in range(len(example.options)) if i not in spans]
@@ -225,8 +238,9 @@ class PromptEncoder:
                 raise ConfigError(
                     f"prompt.template does not show option {hidden[0]} of row {example.id!r}; loop over {{{{ options }}}}"
                 )
-        options = tuple(_token_span(offsets, *spans[i]) for i in range(len(example.options))) if choice else ()
-        return TokenSequence(tokens=tuple(ids), answer=self._answer(offsets), options=options)
+        places = [order.index(i) for i in range(len(order))]  # where each option of the row stands
+        options = tuple(_token_span(offsets, *spans[place]) for place in places) if choice else ()
+        return TokenSequence(tokens=tuple(ids), answer=self._answer(offsets), options=options, order=order)
 
     def _branch(self, prefix: str, option: str) -> TokenSequence:
         ids, offsets = self._tokenise(prefix + self.joiner + option)

@@ -68,6 +68,11 @@ class StateStore:
         """Depths held, ascending."""
         return tuple(self.manifest["depths"])
 
+    @property
+    def permutations(self) -> int:
+        """Option orders m in which each row was read; where m > 1, the column ``orders`` of the index lists them."""
+        return int(self.manifest.get("permutations", 1))
+
     @cached_property
     def index(self) -> dict[str, list[Any]]:
         """Columns of index.parquet, in the shards' row order."""
@@ -80,6 +85,9 @@ class StateStore:
 
     def read(self, position: Position, depth: int, rows: Sequence[int]) -> np.ndarray:
         """States of some rows: (len(rows), d), or (len(rows), k, d) for option positions; float32.
+
+        With m > 1 permutations, option states are means over the orders and ``answer`` is (len(rows), m, d), one state
+        for each order of the index's column ``orders``.
 
         Of the shards that hold the rows, only the asked depth is read, from the first to the last row asked for.
         """
@@ -155,6 +163,20 @@ class States:
             raise StoreError(f"states of {len(teachers)} different teachers or dtypes cannot be used together")
         return next(iter(teachers.values()))
 
+    def permutations(self, layout: Layout) -> int:
+        """Option orders in which the rows of a layout were read; 1 where there are no rows.
+
+        Raises:
+            StoreError: its stores were read in different numbers of orders, which must not be mixed.
+        """
+        numbers = {s.permutations for s in self.stores if s.layout == layout} or {1}
+        if len(numbers) > 1:
+            raise StoreError(
+                f"{layout} states read in {' and '.join(map(str, sorted(numbers)))} option orders cannot be used together; "
+                "extract them with the same prompt.permutations"
+            )
+        return numbers.pop()
+
     def ids(self, layout: Layout, split: str) -> list[str]:
         """Ids of a split's rows, in the order of their ids, so that it does not depend on how they were stored."""
         return sorted(
@@ -164,8 +186,11 @@ class States:
     def read(self, layout: Layout, position: Position, depth: int, ids: Sequence[str]) -> np.ndarray:
         """States of rows by id, (n, d) or (n, k, d) float32, k the most options that any of the stores holds.
 
+        With m > 1 permutations ``answer`` is (n, m, d): one state for each order of the column ``orders``.
+
         Raises:
             DataError: an id that was not extracted.
+            StoreError: the stores were read in different numbers of option orders.
         """
         parts, places = [], []
         for store, where, rows in self._find(layout, ids):
@@ -201,6 +226,7 @@ class States:
         return tuple(sorted(set.intersection(*held))) if held else ()
 
     def _find(self, layout: Layout, ids: Sequence[str]) -> list[tuple[StateStore, list[int], list[int]]]:
+        self.permutations(layout)  # refuses stores that must not be mixed
         missing = set(range(len(ids)))
         found = []
         for store in self.stores:

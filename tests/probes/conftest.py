@@ -22,16 +22,21 @@ class FakeStates:
         splits: Ids of each split, in any order.
         values: ``(layout, position, depth) -> id -> (d,) or (k, d)``.
         columns: ``layout -> column -> id -> value``.
+        orders: Option orders in which the rows were read.
     """
 
     splits: Mapping[str, Sequence[str]]
     values: Mapping[tuple[str, str, int], Mapping[str, np.ndarray]] = field(default_factory=dict)
     columns: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     teacher: Mapping[str, Any] = field(default_factory=lambda: dict(TEACHER))
+    orders: int = 1
 
     @property
     def layouts(self) -> tuple[str, ...]:
         return tuple(self.columns)
+
+    def permutations(self, layout: str) -> int:
+        return self.orders
 
     def positions(self, layout: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(pos for lay, pos, _ in self.values if lay == layout))

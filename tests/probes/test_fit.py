@@ -250,6 +250,16 @@ def test_states_of_another_teacher_are_refused(made: tuple[Task, Any, Probe]) ->
         probe.logits(other, ["unlabelled-0"])
 
 
+def test_answer_states_of_several_orders_are_not_taken_for_options(made: tuple[Task, Any, Probe]) -> None:
+    task, states, probe = made
+    several = replace(states, orders=3)
+    if probe.reader.position == "option_end":  # means over the orders: read as ever
+        same(fit_probes(several, task, config=CONFIG), probe)
+        return
+    with pytest.raises(DataError, match=r"with prompt\.permutations, the answer position is not read"):
+        fit_probes(several, task, config=CONFIG)
+
+
 def test_a_config_that_admits_no_states_is_refused(made: tuple[Task, Any, Probe]) -> None:
     task, states, _ = made
     with pytest.raises(DataError, match=r"widen probe\.positions, probe\.depths or probe\.families"):

@@ -97,7 +97,7 @@ class CrossFitted:
         if not what.readers:
             raise DataError(
                 "the probe config admits none of the states' positions and depths; widen probe.positions, probe.depths "
-                "or probe.families"
+                "or probe.families (with prompt.permutations, the answer position is not read)"
             )
         counts = [len(e.options) for e in examples]
         names = [name for name in readout_names(states) if name != PRIOR]

@@ -38,7 +38,7 @@ class Plan:
 
 
 def plan(states: States, config: ProbeConfig, *, classes: int) -> Plan:
-    """All readers that the config admits of the states there are."""
+    """All readers that the config admits of the states there are, but for ``answer`` states of several option orders."""
     depths: dict[View, tuple[int, ...]] = {}
     strengths: dict[View, tuple[float, ...]] = {}
     readers: list[Reader] = []
@@ -47,6 +47,9 @@ def plan(states: States, config: ProbeConfig, *, classes: int) -> Plan:
         kept = tuple(d for d in states.depths(layout) if config.depths is None or d in config.depths)
         for position in states.positions(layout):
             if not kept or (config.positions is not None and position not in config.positions):
+                continue
+            # One state for each of several orders has no mean that a letter's logit could be read from.
+            if position == "answer" and states.permutations(layout) > 1:
                 continue
             for family in dict.fromkeys(config.families):
                 if not applies(family, options=position != "answer", classes=classes):

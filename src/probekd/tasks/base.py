@@ -182,3 +182,21 @@ def check_options(example: Example, where: str) -> None:
         raise DataError(
             f"{where}: the option {twice!r} occurs twice, so the answer is not unique; remove the row or mend it"
         )
+
+
+def without_questions(task: Task) -> Task:
+    """The control "options without the question": every row, worked examples too, keeps all but its question.
+
+    The questions are empty, which prompts show as nothing; ``check_task`` would refuse such rows, so they come from
+    here and not from a file.
+
+    Raises:
+        DataError: a classification task, whose rows would have nothing left to read.
+    """
+    if task.kind != "multiple_choice":
+        raise DataError(
+            f"task {task.name}: only multiple-choice rows have options that can be read without the question"
+        )
+    return replace(
+        task, splits={name: tuple(replace(e, question="") for e in rows) for name, rows in task.splits.items()}
+    )

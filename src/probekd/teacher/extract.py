@@ -29,10 +29,16 @@ _SELF_CHECK_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 class Reading:
     """What one pass over n prompts gives.
 
+    Rows read in m > 1 option orders: everything is un-permuted, to the row's own options, before it is averaged.
+    Option states are averaged because that is exact for a linear reader: the mean of its logits is its logit of the
+    mean state. An ``answer`` state is about the letters as shown, so a reader needs its order, and each is kept.
+
     Attributes:
-        states: By position: ``answer`` (depths, n, d); ``option_end`` and ``option_mean`` (depths, n, k, d), zero beyond
-            a row's own options.
-        label_logits: (n, k) logits of the label tokens at ``answer``, NaN beyond a row's options; None if not asked for.
+        states: By position: ``answer`` (depths, n, d), with m > 1 (depths, n, m, d), where a row with c < m orders
+            repeats them: the j-th is of order j mod c; ``option_end`` and ``option_mean`` (depths, n, k, d), the mean
+            over the row's distinct orders, zero beyond its own options.
+        label_logits: (n, k) logits of each option's label token at ``answer``, with m > 1 the mean over the distinct
+            orders of the log-probabilities among the row's labels; NaN beyond a row's options; None if not asked for.
         option_loglik: (n, k) summed log-likelihood of each option's text in nats, NaN beyond; None if not ``branched``.
     """
 
@@ -43,9 +49,10 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class _Branch:
-    """One sequence and where its options go: row of the reading, index of its first option."""
+    """One sequence and where its options go: row of the reading, number of its order, index of its first option."""
 
     row: int
+    turn: int
     first: int
     sequence: TokenSequence
 
@@ -57,6 +64,7 @@ def read_states(
     positions: Sequence[Position],
     depths: Sequence[int],
     max_options: int,
+    orders: int = 1,
     label_tokens: Sequence[Sequence[int]] | None = None,
     likelihood: bool = False,
     progress: Progress | None = None,
@@ -69,6 +77,7 @@ def read_states(
         positions: Positions to keep.
         depths: Depths to keep, each in 0..L.
         max_options: k of the returned arrays.
+        orders: m, the most option orders that a row has (``prompts.orders_read``).
         label_tokens: For each row the token ids of its labels; None = no ``label_token`` readout.
         likelihood: Score the ``scored`` span of each sequence.
         progress: Told the tokens as they are done.
@@ -78,20 +87,16 @@ def read_states(
     """
     progress = progress or Silent()
     device, dtype = teacher.device, next(teacher.body.parameters()).dtype
-    shape = {
-        "answer": (len(prompts),),
-        "option_end": (len(prompts), max_options),
-        "option_mean": (len(prompts), max_options),
-    }
+    slots: dict[Position, tuple[int, ...]] = {"answer": (), "option_end": (max_options,), "option_mean": (max_options,)}
     states: dict[Position, Tensor] = {
-        p: torch.zeros((len(depths), *shape[p], teacher.width), dtype=dtype) for p in positions
+        p: torch.zeros((len(depths), len(prompts), orders, *slots[p], teacher.width), dtype=dtype) for p in positions
     }
-    label_logits = np.full((len(prompts), max_options), np.nan) if label_tokens is not None else None
+    label_logits = np.full((len(prompts), orders, max_options), np.nan) if label_tokens is not None else None
     loglik = np.full((len(prompts), max_options), np.nan) if likelihood else None
     outputs = label_tokens is not None or likelihood
     wanted = sorted({*depths, *([teacher.depths] if outputs else [])})
     place = {depth: i for i, depth in enumerate(depths)}
-    branches = [_Branch(row=r, first=i, sequence=s) for r, p in enumerate(prompts) for i, s in enumerate(p.sequences)]
+    branches = [branch for row, prompt in enumerate(prompts) for branch in _branches(row, prompt)]
 
     for batch in token_batches([len(b.sequence.tokens) for b in branches], teacher.config.batch_tokens):
         members = [branches[i] for i in batch]
@@ -113,31 +118,48 @@ def read_states(
         progress.advance(sum(len(m.sequence.tokens) for m in members))
 
     _check_finite(states, depths, prompts)
-    return Reading(states=states, label_logits=label_logits, option_loglik=loglik)
+    counts = [len(p.sequences) if p.layout == "listed" else 1 for p in prompts]
+    options = [len(p.option_bytes) for p in prompts]
+    return Reading(
+        states={p: over_orders(p, tensor, counts) for p, tensor in states.items()},
+        label_logits=None if label_logits is None else logits_over_orders(label_logits, counts, options),
+        option_loglik=loglik,
+    )
+
+
+def _branches(row: int, prompt: Prompt) -> list[_Branch]:
+    """A ``listed`` prompt has one sequence for each order, a ``branched`` one for each option."""
+    if prompt.layout == "listed":
+        return [_Branch(row=row, turn=turn, first=0, sequence=s) for turn, s in enumerate(prompt.sequences)]
+    return [_Branch(row=row, turn=0, first=first, sequence=s) for first, s in enumerate(prompt.sequences)]
 
 
 class _Picks:
     """Index tensors of one batch: computed once, used at every depth."""
 
     def __init__(self, members: Sequence[_Branch], device: torch.device) -> None:
-        answers = [(b, m.sequence.answer, m.row) for b, m in enumerate(members) if m.first == 0]
+        answers = [(b, m.sequence.answer, m.row, m.turn) for b, m in enumerate(members) if m.first == 0]
         spans = [
-            (b, a, z, m.row, m.first + j) for b, m in enumerate(members) for j, (a, z) in enumerate(m.sequence.options)
+            (b, a, z, m.row, m.turn, m.first + j)
+            for b, m in enumerate(members)
+            for j, (a, z) in enumerate(m.sequence.options)
         ]
-        tokens = [(b, t, s) for s, (b, a, z, _, _) in enumerate(spans) for t in range(a, z)]
+        tokens = [(b, t, s) for s, (b, a, z, *_) in enumerate(spans) for t in range(a, z)]
         self.answer_at = torch.tensor([a[:2] for a in answers], dtype=torch.long, device=device).reshape(-1, 2)
-        self.answer_rows = torch.tensor([a[2] for a in answers], dtype=torch.long)
-        self.end_at = torch.tensor([(b, z - 1) for b, _, z, _, _ in spans], dtype=torch.long, device=device).reshape(
+        self.answer_rows = torch.tensor([a[2:] for a in answers], dtype=torch.long).reshape(-1, 2)
+        self.end_at = torch.tensor([(b, z - 1) for b, _, z, *_ in spans], dtype=torch.long, device=device).reshape(
             -1, 2
         )
         self.token_at = torch.tensor(tokens, dtype=torch.long, device=device).reshape(-1, 3)
-        self.span_lengths = torch.tensor([z - a for _, a, z, _, _ in spans], dtype=torch.float32, device=device)
-        self.option_rows = torch.tensor([s[3:] for s in spans], dtype=torch.long).reshape(-1, 2)
+        self.span_lengths = torch.tensor([z - a for _, a, z, *_ in spans], dtype=torch.float32, device=device)
+        self.option_rows = torch.tensor([s[3:] for s in spans], dtype=torch.long).reshape(-1, 3)
 
     def store(self, position: Position, hidden: Tensor, out: Tensor) -> None:
-        """Copy this batch's states of one depth and position into ``out``: (n, d) or (n, k, d)."""
+        """Copy this batch's states of one depth and position into ``out``: (n, m, d) or (n, m, k, d)."""
         if position == "answer":
-            out[self.answer_rows] = hidden[self.answer_at[:, 0], self.answer_at[:, 1]].to("cpu")
+            out[self.answer_rows[:, 0], self.answer_rows[:, 1]] = hidden[self.answer_at[:, 0], self.answer_at[:, 1]].to(
+                "cpu"
+            )
             return
         if position == "option_end":
             picked = hidden[self.end_at[:, 0], self.end_at[:, 1]]
@@ -145,7 +167,50 @@ class _Picks:
             sums = torch.zeros(len(self.span_lengths), hidden.shape[-1], device=hidden.device)
             sums.index_add_(0, self.token_at[:, 2], hidden[self.token_at[:, 0], self.token_at[:, 1]].float())
             picked = (sums / self.span_lengths[:, None]).to(hidden.dtype)
-        out[self.option_rows[:, 0], self.option_rows[:, 1]] = picked.to("cpu")
+        out[self.option_rows[:, 0], self.option_rows[:, 1], self.option_rows[:, 2]] = picked.to("cpu")
+
+
+def over_orders(position: Position, states: Tensor, counts: Sequence[int]) -> Tensor:
+    """Bring states of m orders to what is kept of them; with m = 1 the states as they are.
+
+    Args:
+        position: ``answer``: every order is kept; else their mean is.
+        states: (depths, n, m, d) for ``answer``, else (depths, n, m, k, d); what lies beyond a row's orders is zero.
+        counts: (n,) orders of each row, at most m.
+
+    Returns:
+        (depths, n, m, d) for ``answer`` with a row's orders repeated in turn to fill m, else (depths, n, k, d).
+    """
+    m = states.shape[2]
+    if m == 1:
+        return states.squeeze(2)
+    orders = torch.tensor(counts)
+    if position == "answer":
+        turns = torch.arange(m) % orders[:, None]
+        return states[:, torch.arange(len(counts))[:, None], turns]
+    # One depth at a time: the sum is taken in float32, which of all depths of bfloat16 states would be twice their size.
+    return torch.stack([(s.sum(1, dtype=torch.float32) / orders[:, None, None]).to(s.dtype) for s in states])
+
+
+def logits_over_orders(logits: np.ndarray, counts: Sequence[int], options: Sequence[int]) -> np.ndarray:
+    """Mean over orders of the log-probabilities; with m = 1 the logits as they are.
+
+    Logits of different prompts differ by more than their options, so each order is normalised before the mean.
+
+    Args:
+        logits: (n, m, k), un-permuted; NaN beyond a row's orders and options.
+        counts: (n,) orders of each row, at most m.
+        options: (n,) options of each row, at most k.
+
+    Returns:
+        (n, k), NaN beyond a row's options.
+    """
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    out = np.full((len(logits), logits.shape[2]), np.nan)
+    for row, values, c, k in zip(out, logits, counts, options, strict=True):
+        row[:k] = torch.from_numpy(values[:c, :k]).log_softmax(1).mean(0).numpy()
+    return out
 
 
 def _vocabulary_logits(teacher: Teacher, hidden: Tensor, tokens: Tensor | None = None) -> Tensor:
@@ -172,7 +237,8 @@ def _read_label_logits(
         tokens = label_tokens[member.row]
         # Labels that begin with the same token share its probability evenly: the readout cannot tell them apart.
         shares = np.array([tokens.count(t) for t in tokens])
-        out[member.row, : len(tokens)] = values[[column[t] for t in tokens]] - np.log(shares)
+        # The label at a place speaks for the option that stands there.
+        out[member.row, member.turn, list(member.sequence.order)] = values[[column[t] for t in tokens]] - np.log(shares)
 
 
 def _read_likelihood(teacher: Teacher, hidden: Tensor, members: Sequence[_Branch], out: np.ndarray) -> None:
