@@ -5,13 +5,11 @@ Usage: python studies/readers.py read [TASK ...]
 
 from __future__ import annotations
 
-import argparse
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from probekd.extraction import extract
-from probekd.states import States
 from probekd.tasks import load_task
 from probekd.tasks.base import Task, content_hash
 

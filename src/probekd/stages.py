@@ -12,12 +12,12 @@ import numpy as np
 
 from probekd.config import Method, RunConfig
 from probekd.files import file_digest, read_json, replacing, write_json
-from probekd.metrics import score
+from probekd.metrics import Scores, score
 from probekd.progress import Progress
 from probekd.rundir import RunDirectory
 from probekd.targets import SoftTargets, softmax
 from probekd.tasks import load_task_from_config
-from probekd.tasks.base import Example, Task
+from probekd.tasks.base import Example, Task, without_questions
 from probekd.teacher.load import Teacher, load_teacher
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def _reliability(probe: Probe) -> dict[str, Any]:
 
 
 def _controls(run: Run, probe: Probe, examples: Sequence[Example]) -> dict[str, Any]:
-    """What a probe gets from less: no context (depth 0), no states (label prior), no labels (shuffled)."""
+    """What a probe gets from less: no context (depth 0), no states (label prior), no labels (shuffled), no question."""
     from probekd.probes.controls import fit_shuffled, label_prior
 
     answers = probe.answers
@@ -212,7 +212,27 @@ def _controls(run: Run, probe: Probe, examples: Sequence[Example]) -> dict[str, 
     found["shuffled_labels"] = dict(
         fit_shuffled(probe, run.stored("extract"), examples, config=run.config.probe, seed=run.config.seed)
     )
+    if run.task.kind == "multiple_choice":
+        found["options_only"] = dict(_options_only(run, probe, examples))
     return found
+
+
+def _options_only(run: Run, probe: Probe, examples: Sequence[Example]) -> Scores:
+    """Scores of the probe's reader on prompts without their questions: what the options give away by themselves."""
+    from probekd.extraction import extract
+    from probekd.probes.controls import refit
+
+    reader = probe.reader
+    blind = extract(
+        run.teacher,
+        without_questions(run.task),
+        splits=("train",),
+        layouts=(reader.layout,),
+        positions=(reader.position,),
+        depths=(reader.depth,),
+        progress=run.progress,
+    )
+    return refit(probe, blind, examples, probe.answers, config=run.config.probe)
 
 
 def do_label(run: Run) -> Mapping[str, Any]:

@@ -45,6 +45,7 @@ CONTROL_WORDS = {
     "prior": "Class frequencies, no input",
     "depth_0": "Probe at depth 0 (embeddings)",
     "shuffled_labels": "Probe on shuffled labels",
+    "options_only": "Probe on the options without the question",
 }
 
 
