@@ -118,6 +118,7 @@ def test_saved_and_loaded_it_says_the_same_and_file_order_and_test_rows_do_not_m
 ) -> None:
     config = VARIANTS[variant]
     task = task_of()
+    monkeypatch.setattr("probekd.probes.mlp.STEPS", 40)
     if variant == "stack":  # whatever these few rows say of it
         monkeypatch.setattr("probekd.probes.fit.wins", lambda *_: True)
     states = states_of(task, fake_states)
