@@ -227,11 +227,15 @@ def test_cache_ls_verify_and_gc(call: Call, done: Workspace, cache_directory: Pa
     assert call("cache", "gc", "--keep", "0")[1] == "0 stores removed, 0.0 MB freed\n"
 
 
-@pytest.mark.parametrize("kind", ["classification", "multiple_choice"])
+@pytest.mark.parametrize(
+    ("kind", "orders"), [("classification", 1), ("multiple_choice", 1), ("multiple_choice", 4)], ids=str
+)
 def test_estimate_counts_what_extract_reads(
-    call: Call, tmp_path: Path, model_dir: Callable[[str], Path], kind: str
+    call: Call, tmp_path: Path, model_dir: Callable[[str], Path], kind: str, orders: int
 ) -> None:
     made = workspace(tmp_path / "w", kind, teacher=model_dir("llama"), student=model_dir("bert"), sizes=SMALL)
+    made.config["prompt"] = {"permutations": orders}
+    made.write()
     config = made.load()
     found: dict[str, Any] = json.loads(call("estimate", made.path, "--json")[1])
     assert not made.run.parent.exists()
@@ -241,7 +245,7 @@ def test_estimate_counts_what_extract_reads(
     # Shards carry a header besides the states.
     assert found["splits"]["train"]["bytes"] <= extracted["state_bytes"] <= found["splits"]["train"]["bytes"] * 1.5
     teacher = load_teacher(config.teacher)
-    _, prompts = encode_task(teacher, load_task_from_config(config.task, prompt=None, seed=0))
+    _, prompts = encode_task(teacher, load_task_from_config(config.task, prompt=config.prompt, seed=0))
     assert found["tokens"] == sum(p.num_tokens for rows in prompts.values() for p in rows)
     assert found["tokens"] == sum(s["tokens"] for s in found["splits"].values())
     # Both figures are rounded.

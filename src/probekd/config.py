@@ -49,7 +49,8 @@ class PromptConfig(Section):
     """Option orders in which a ``listed`` multiple-choice row is read, the row's own first; 1 = that one alone.
 
     Label logits and option states are un-permuted and averaged over the orders, which takes the teacher's liking for a
-    place or a letter out of them; every order costs a pass.
+    place or a letter out of them; every order costs a pass. States at ``answer`` are kept for each order and the linear
+    probes do not read them then: with more than one, set ``probe.positions`` to option positions.
     """
     chat: bool = False
     """Wrap the prompt in the tokenizer's chat template."""
