@@ -6,7 +6,8 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from probekd.probes.calibrate import fit_temperature, gold_losses
-from probekd.probes.combine import WEIGHT_L2, pool_weights, pooled, stack_losses, wins
+from probekd.probes.choose import wins
+from probekd.probes.combine import WEIGHT_L2, pool_weights, pooled, stack_losses
 
 
 def readers(

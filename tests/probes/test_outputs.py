@@ -10,6 +10,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from probekd.probes.calibrate import Calibration
 from probekd.probes.outputs import OutputReadout, fit_outputs, readout_names
 from probekd.tasks.base import Example
 
@@ -28,7 +29,8 @@ def readout(name: str, *, prior: list[float], layout: str, temperature: float = 
     return OutputReadout(
         name=name,
         layout=layout,  # type: ignore[arg-type]
-        temperature=temperature,
+        calibration=Calibration(scale=np.full(len(prior), 1 / temperature), shift=np.zeros(len(prior))),
+        matrix=None,
         prior=np.array(prior),
         ids=(),
         honest=np.zeros((0, len(prior))),
@@ -148,7 +150,7 @@ def test_scores_and_temperature_are_the_best_that_scipy_finds(ragged: tuple[Any,
         return float(-np.mean([log_softmax(x / np.exp(t))[e.answer] for x, e in zip(raw, examples, strict=True)]))
 
     best = minimize_scalar(loss, bounds=(-4, 4), method="bounded", options={"xatol": 1e-9})
-    assert fitted.temperature == pytest.approx(np.exp(best.x), rel=1e-4)
+    assert fitted.calibration.temperature == pytest.approx(np.exp(best.x), rel=1e-4)
     assert fitted.scores[fitted.name]["nll"] == pytest.approx(best.fun)
 
 
@@ -174,8 +176,12 @@ def test_targets_are_honest_for_labelled_rows_and_plain_for_the_pool(
     assert targets.folds == (*folds.tolist(), -1, -1)
     for i, e in enumerate(examples):
         assert targets.logits[i].tolist() == fitted.honest[i][: len(e.options)].tolist()
-    np.testing.assert_allclose(targets.logits[30], (np.array([0, 5, 1]) - fitted.prior[:3]) / fitted.temperature)
-    np.testing.assert_allclose(targets.logits[31], (np.array([1, 2, 3, 4]) - fitted.prior[:4]) / fitted.temperature)
+    np.testing.assert_allclose(
+        targets.logits[30], (np.array([0, 5, 1]) - fitted.prior[:3]) / fitted.calibration.temperature
+    )
+    np.testing.assert_allclose(
+        targets.logits[31], (np.array([1, 2, 3, 4]) - fitted.prior[:4]) / fitted.calibration.temperature
+    )
 
 
 def test_the_best_likelihood_is_found(fake_states: Build) -> None:
@@ -197,7 +203,7 @@ def test_the_best_likelihood_is_found(fake_states: Build) -> None:
     )
     fitted = fit_outputs(states, examples, np.arange(36) % FOLDS)
     assert (fitted.name, fitted.layout) == ("option_likelihood, per token", "branched")
-    by_hand = values["r03"] / tokens["r03"] / fitted.temperature
+    by_hand = values["r03"] / tokens["r03"] / fitted.calibration.temperature
     np.testing.assert_allclose(fitted.logits(states, ["r03"])[0], by_hand)
 
 
@@ -211,7 +217,7 @@ def test_a_teacher_without_words_falls_back_on_the_label_prior(fake_states: Buil
     )
     fitted = fit_outputs(states, examples, folds)
     assert (fitted.name, fitted.layout, set(fitted.scores)) == ("label_prior", "listed", {"label_prior"})
-    pooled = fitted.logits(states, ["p"])[0] * fitted.temperature
+    pooled = fitted.logits(states, ["p"])[0] * fitted.calibration.temperature
     np.testing.assert_allclose(pooled, np.log([13, 7, 4]))
     # A row's own fold does not count: 8, 4 and 2 of each label are left, and one is added.
     for row in fitted.honest:
@@ -223,6 +229,9 @@ def test_json_gives_back_the_same_readout(ragged: tuple[Any, list[Example], np.n
     fitted = fit_outputs(states, examples, folds)
     again = OutputReadout.from_json(json.loads(json.dumps(fitted.to_json(), allow_nan=False)))
     for f in fields(OutputReadout):
+        if f.name == "calibration":
+            np.testing.assert_equal(vars(again.calibration), vars(fitted.calibration))
+            continue
         np.testing.assert_equal(getattr(again, f.name), getattr(fitted, f.name), err_msg=f.name)
     assert again.ids == fitted.ids
     for a, b in zip(again.logits(states, ["p0", "p1"]), fitted.logits(states, ["p0", "p1"]), strict=True):
@@ -234,3 +243,26 @@ def test_out_of_fold_distributions_have_the_rows_own_options(ragged: tuple[Any, 
     probs = fit_outputs(*ragged).out_of_fold
     assert [len(p) for p in probs] == [len(e.options) for e in examples]
     assert [p.sum() for p in probs] == pytest.approx([1.0] * 30)
+
+
+def test_an_affine_map_undoes_mixed_labels_where_a_temperature_cannot(fake_states: Build) -> None:
+    generator = np.random.default_rng(2)
+    answers = generator.integers(3, size=90)
+    examples = examples_of([3] * 90, answers.tolist())
+    # The teacher knows, and says it in the next label's word.
+    values = {
+        e.id: (3 * np.eye(3)[(a + 1) % 3] + generator.normal(size=3)).tolist()
+        for e, a in zip(examples, answers, strict=True)
+    }
+    states = fake_states(
+        splits={"train": [e.id for e in examples]},
+        columns={"listed": {"num_options": {e.id: 3 for e in examples}, "label_logits": values}},
+    )
+    fitted = fit_outputs(states, examples, np.arange(90) % FOLDS)
+    assert fitted.name.startswith("label_token, affine")
+    assert fitted.scores["label_token"]["accuracy"] < 0.2
+    assert fitted.scores[fitted.name]["accuracy"] > 0.85
+    said = [int(x.argmax()) for x in fitted.logits(states, [e.id for e in examples])]
+    assert np.mean(said == answers) > 0.85
+    again = OutputReadout.from_json(json.loads(json.dumps(fitted.to_json(), allow_nan=False)))
+    np.testing.assert_allclose(again.logits(states, ["r03"])[0], fitted.logits(states, ["r03"])[0])

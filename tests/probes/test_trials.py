@@ -64,7 +64,7 @@ def tried(fake_states: Build) -> tuple[Plan, Trials]:
     answers = np.array([e.answer for e in examples])
     folds = np.arange(N) % 3
     ids = [e.id for e in examples]
-    return what, run_trials(states, ids, answers, presence(examples, 3), folds, what, CONFIG, Silent())
+    return what, run_trials(states, ids, answers, presence(examples, 3), folds, what, {}, CONFIG, Silent())
 
 
 def test_a_window_is_the_mean_of_its_depths_cut_at_the_ends(tried: tuple[Plan, Trials]) -> None:

@@ -86,6 +86,11 @@ class Calibration:
     shift: np.ndarray
 
     @property
+    def temperature(self) -> float:
+        """One over the mean scale: the temperature where there is one."""
+        return float(1 / self.scale.mean())
+
+    @property
     def kind(self) -> str:
         """``temperature`` or ``vector scaling``."""
         return "vector scaling" if self.shift.any() or (self.scale != self.scale[0]).any() else "temperature"

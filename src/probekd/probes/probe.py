@@ -154,7 +154,7 @@ class Probe:
             {
                 "format": FORMAT,
                 "task_kind": self.task_kind,
-                "reader": {**vars(self.reader), "temperature": float(1 / self.calibration.scale.mean())},
+                "reader": {**vars(self.reader), "temperature": self.calibration.temperature},
                 "readers": self.describe(),
                 "words": dict(self.words),
                 "calibration": self.calibration.kind,
