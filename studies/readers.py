@@ -1,25 +1,54 @@
-"""Which reader reads best: the tasks of the study, their rows, and the teacher's states of them.
+"""Which reader reads best: tasks x label budgets x seeds, each cell a file, so that the study resumes.
 
-Usage: python studies/readers.py read [TASK ...]
+    python studies/readers.py read  [TASK ...]    the teacher's states of every row (hours on a laptop; resumes)
+    python studies/readers.py fit   [TASK ...]    probes and output readouts of every cell that is not there yet
+    python studies/readers.py table               studies/results/readers.json from the cells, and a table
+
+The benchmarks' files are found through the variable PROBEKD_DATA, states are kept under PROBEKD_CACHE.
 """
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from probekd.config import ProbeConfig
+from probekd.errors import DataError
 from probekd.extraction import extract
+from probekd.files import read_json, write_json
+from probekd.metrics import log_losses, score
+from probekd.probes.fit import CrossFitted
+from probekd.probes.outputs import fit_outputs
+from probekd.progress import Silent
+from probekd.targets import softmax
 from probekd.tasks import load_task
-from probekd.tasks.base import Task, content_hash
+from probekd.tasks.base import Task, content_hash, nested_order
 
-MODELS = Path(__file__).resolve().parent.parent / "models"
-TEACHER = MODELS / "smollm2-135m-instruct"
-MOST_LABELS = {"aqua_rat": 300}
-HELD_OUT = {"mmlu": 600}
+ROOT = Path(__file__).resolve().parent.parent
+TEACHER = ROOT / "models" / "smollm2-135m-instruct"
+CELLS = Path(__file__).resolve().parent / "results" / "readers"
+TASKS = ("wordnet_kinds", "banking77", "arc_easy", "wordnet_which", "arc_challenge", "mmlu", "aqua_rat")
 # Four subjects that together have 300 rows to learn from: only two of the 57 have a hundred by themselves.
 MMLU_SUBJECTS = ("high_school_psychology", "miscellaneous", "moral_scenarios", "professional_psychology")
-TASKS = ("wordnet_kinds", "banking77", "arc_easy", "wordnet_which", "arc_challenge", "mmlu", "aqua_rat")
+BUDGETS = (100, 300, 1000)
+SEEDS = (0, 1, 2)
+MOST_LABELS = 1000
+HELD_OUT = 1000
+# Every second depth: neighbours are alike, and the study has sixty cells.
+CONFIG = ProbeConfig(depths=tuple(range(0, 31, 2)), families=("logistic", "ridge", "mass_mean"))
+READERS: Mapping[str, Mapping[str, Any]] = {
+    "chosen": {"families": ProbeConfig().families},
+    "logistic": {"families": ("logistic",), "windows": (1,), "stack": False},
+    "ridge": {"families": ("ridge",), "windows": (1,), "stack": False},
+    "mass_mean": {"families": ("mass_mean",), "windows": (1,), "stack": False},
+    "windows": {"families": ProbeConfig().families, "stack": False},
+}
 
 
 def study_task(name: str) -> Task:
@@ -28,21 +57,124 @@ def study_task(name: str) -> Task:
     ARC-Easy keeps the file's order, because its bar is stated for the first 600 four-option rows.
     """
     task = load_task(name, subjects=MMLU_SUBJECTS if name == "mmlu" else None)
-    train = len([e for e in task.rows("train") if e.answer is not None])
-    task = task.budget(labels=min(train, MOST_LABELS.get(name, 1000)), pool=0)
+    labelled = sum(e.answer is not None for e in task.rows("train"))
+    task = task.budget(labels=min(labelled, MOST_LABELS), pool=0)
     test = task.rows("test")
     if name != "arc_easy":
         test = sorted(test, key=lambda e: content_hash("held-out", e.id))
-    splits = {**task.splits, "test": tuple(test[: HELD_OUT.get(name, 1000)])}
+    splits = {**task.splits, "test": tuple(test[:HELD_OUT])}
     return replace(task, splits={k: v for k, v in splits.items() if k in ("train", "test", "dev")})
 
 
-def main(arguments: list[str]) -> None:
-    """Read the states of the named tasks (all when none is named)."""
-    for name in arguments or TASKS:
+def read(names: Sequence[str]) -> None:
+    """Read the states of the named tasks."""
+    for name in names:
         task = study_task(name)
         print(name, {k: len(v) for k, v in task.splits.items()}, flush=True)
         extract(TEACHER, task)
+
+
+def fit(names: Sequence[str]) -> None:
+    """Fit every cell of the named tasks that has no file yet."""
+    for name in names:
+        task = study_task(name)
+        budgets = [n for n in BUDGETS if n <= len(task.rows("train"))]
+        cells = [(n, seed) for n in budgets for seed in SEEDS if not _path(name, n, seed).is_file()]
+        states = extract(TEACHER, task) if cells else None
+        for labels, seed in cells:
+            try:
+                found = cell(states, task, labels, seed)
+            except DataError as error:
+                found = {"refused": str(error)}
+            write_json(_path(name, labels, seed), {"task": name, "labels": labels, "seed": seed, **found})
+            print(name, labels, seed, {k: round(found[k]["held_out"]["nll"], 4) for k in found if k in READERS})
+
+
+def cell(states: Any, task: Task, labels: int, seed: int) -> dict[str, Any]:
+    """Out-of-fold and held-out scores of every reader with one set of labels."""
+    began = time.monotonic()
+    train = nested_order(task.rows("train"), seed)[:labels]
+    task = replace(task, splits={**task.splits, "train": tuple(train)})
+    test = task.rows("test")
+    ids, answers = [e.id for e in test], [e.answer for e in test if e.answer is not None]
+    four = np.array([len(e.options) == 4 for e in test])
+    first = four & (four.cumsum() <= 600)
+    fitted = CrossFitted.run(states, task, config=CONFIG, seed=seed, progress=Silent())
+    found: dict[str, Any] = {}
+    losses = {}
+    for name, changes in READERS.items():
+        probe = fitted.choose(CONFIG.model_copy(update=dict(changes)))
+        probs = [softmax(x) for x in probe.logits(states, ids)]
+        losses[name] = log_losses(probs, answers)
+        found[name] = {
+            "out_of_fold": probe.scores,
+            "held_out": score(probs, answers),
+            "readers": probe.describe(),
+            "words": dict(probe.words),
+            "calibration": probe.calibration.kind,
+        }
+        if task.name == "arc_easy":
+            hits = np.array([p.argmax() == a for p, a in zip(probs, answers, strict=True)])
+            found[name]["first_600_of_four"] = float(hits[first].mean())
+    by_id = {e.id: e for e in train}
+    outputs = fit_outputs(states, [by_id[i] for i in fitted.ids], fitted.trials[0].folds)
+    found["output"] = {
+        "readout": outputs.name,
+        "out_of_fold": score(outputs.out_of_fold, fitted.answers.tolist()),
+        "held_out": score([softmax(x) for x in outputs.logits(states, ids)], answers),
+    }
+    difference = losses["chosen"] - losses["logistic"]
+    found["chosen_minus_logistic"] = {
+        "nll": float(difference.mean()),
+        "se": float(difference.std() / len(difference) ** 0.5),
+    }
+    return {**found, "seconds": round(time.monotonic() - began, 1)}
+
+
+def table() -> None:
+    """Gather the cells, and print the means over the seeds."""
+    cells = [read_json(path) for path in sorted(CELLS.glob("*.json"))]
+    groups: dict[tuple[str, int], list[Any]] = {}
+    for one in cells:
+        if "refused" not in one:
+            groups.setdefault((one["task"], one["labels"]), []).append(one)
+    rows = []
+    for (name, labels), members in sorted(groups.items()):
+        row: dict[str, Any] = {"task": name, "labels": labels, "seeds": len(members)}
+        for who in (*READERS, "output"):
+            for where in ("out_of_fold", "held_out"):
+                for metric in ("accuracy", "nll", "ece"):
+                    row[f"{who}.{where}.{metric}"] = float(np.mean([m[who][where][metric] for m in members]))
+        differences = [m["chosen_minus_logistic"] for m in members]
+        row["worse_by_more_than_se"] = sum(d["nll"] > d["se"] for d in differences)
+        rows.append(row)
+        held = "  ".join(
+            f"{who} {row[f'{who}.held_out.accuracy']:.3f} {row[f'{who}.held_out.nll']:.3f} {row[f'{who}.held_out.ece']:.3f}"
+            for who in ("chosen", "logistic", "output")
+        )
+        print(
+            f"{name:<15}{labels:>5}  {held}  worse than logistic by more than a standard error: {row['worse_by_more_than_se']}"
+        )
+    refused = [one for one in cells if "refused" in one]
+    write_json(CELLS.parent / "readers.json", {"rows": rows, "refused": refused})
+
+
+def _path(name: str, labels: int, seed: int) -> Path:
+    return CELLS / f"{name}-{labels}-{seed}.json"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do what the first argument says, for the tasks named after it (all when none is)."""
+    what, names = (arguments[0] if arguments else ""), tuple(arguments[1:]) or TASKS
+    if what == "read":
+        read(names)
+    elif what == "fit":
+        CELLS.mkdir(parents=True, exist_ok=True)
+        fit(names)
+    elif what == "table":
+        table()
+    else:
+        sys.exit(__doc__)
 
 
 if __name__ == "__main__":
