@@ -19,7 +19,7 @@ from probekd.metrics import Z_95, correct, log_losses
 
 ROWS_AT_ONCE = 250_000  # resampled rows held at a time: few enough to stay in the processor's cache
 # Of the sample's own standard error: a resample that misses the few rows that differ would else divide by nothing.
-SMALLEST_ERROR = 0.1
+SMALLEST_ERROR = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
