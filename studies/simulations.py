@@ -18,22 +18,25 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from probekd.evaluation.gate import judge
 from probekd.evaluation.paired import Comparison
 from probekd.files import write_text
-from probekd.probes.calibrate import calibrate, gold_losses
+from probekd.probes.calibrate import gold_losses
 from probekd.probes.choose import Choice, choose
 from probekd.probes.crossfit import CrossFit, concatenate, crossfit, fit_folds, untrained
-from probekd.targets import softmax
+from probekd.probes.estimator import softmax_rows
 
 RESULTS = Path(__file__).resolve().parent / "results" / "simulations.json"
 NAMES = ("probe", "teacher_output", "student_alone")
 OPTIONS, FOLDS, RESAMPLES, TOLERANCE = 4, 5, 2000, 1e-3
 STRENGTHS = (0.1, 1.0)
 POPULATION, FRESH = 1_000_000, 4000
+# Calls a function with the seeds 0, 1, ... and lists what it gave.
+Runner = Callable[[Callable[[int], Any], int], list[Any]]
 COVERAGE, ONE_IN_TWENTY, NO_BIAS = (0.93, 0.97), (0.0, 0.05), (-0.01, 0.01)
 
 
@@ -67,6 +70,11 @@ def average(name: str, values: Sequence[float], target: tuple[float, float] | No
     """A mean over simulations."""
     se = float(np.std(values, ddof=1)) / len(values) ** 0.5
     return Figure(name=name, value=float(np.mean(values)), se=se, simulations=len(values), target=target)
+
+
+def draws(seed: int) -> np.random.Generator:
+    """The data of one simulation: another stream than the bootstrap's, which is seeded with the number itself."""
+    return np.random.default_rng([seed, 1])
 
 
 # Readers whose distributions come from a known model.
@@ -121,7 +129,7 @@ def read(setting: Setting, n: int, generator: np.random.Generator) -> tuple[list
 
 def weigh(logits: Sequence[np.ndarray], answers: np.ndarray, seed: int) -> tuple[str, str, list[Comparison]]:
     """The gate's verdict, the rival it names, and its comparisons."""
-    probs = {who: list(softmax(z)) for who, z in zip(NAMES, logits, strict=True)}
+    probs = {who: list(softmax_rows(z)) for who, z in zip(NAMES, logits, strict=True)}
     gate, comparisons = judge(probs, answers.tolist(), resamples=RESAMPLES, seed=seed)
     return gate.verdict, gate.versus, comparisons
 
@@ -140,7 +148,7 @@ def one_coverage(
     seed: int, *, setting: Setting, n: int, truth: dict[tuple[str, str, str], float]
 ) -> tuple[bool, bool, bool, bool]:
     """Whether the intervals hold the truth: accuracy and nll against the output, and against the rival the gate names."""
-    logits, answers = read(setting, n, np.random.default_rng(seed))
+    logits, answers = read(setting, n, draws(seed))
     _, versus, comparisons = weigh(logits, answers, seed)
     holds = {(c.a, c.b, c.metric): c.ci[0] <= truth[c.a, c.b, c.metric] <= c.ci[1] for c in comparisons}
     rivals = [("probe", rival, metric) for rival in ("teacher_output", versus) for metric in ("accuracy", "nll")]
@@ -166,7 +174,7 @@ def coverage(run: Runner, count: int) -> list[Figure]:
 
 def one_verdict(seed: int, *, setting: Setting, n: int) -> str:
     """The gate's verdict on one draw."""
-    return weigh(*read(setting, n, np.random.default_rng(seed)), seed)[0]
+    return weigh(*read(setting, n, draws(seed)), seed)[0]
 
 
 def false_alarms(run: Runner, count: int) -> list[Figure]:
@@ -231,7 +239,9 @@ def kin(depths: int) -> list[list[int]]:
 class FoldModels:
     """The models that leave one fold out, as they read fresh states."""
 
-    def __init__(self, states: Sequence[np.ndarray], fresh: Sequence[np.ndarray], answers: np.ndarray, folds: np.ndarray):
+    def __init__(
+        self, states: Sequence[np.ndarray], fresh: Sequence[np.ndarray], answers: np.ndarray, folds: np.ndarray
+    ):
         self.states, self.fresh, self.answers, self.folds = states, fresh, answers, folds
         self.known: dict[int, np.ndarray] = {}
 
@@ -246,16 +256,17 @@ class FoldModels:
         return self.known[candidate]
 
 
-def outside(
-    fits: CrossFit, choice: Choice, answers: np.ndarray, folds: np.ndarray, read_fresh: Callable[[int], np.ndarray]
-) -> list[np.ndarray]:
-    """Fresh rows as the makers of the honest predictions read them: each fold's own model, choice and calibration."""
+def outside(fits: CrossFit, choice: Choice, folds: np.ndarray, read_fresh: Callable[[int], np.ndarray]) -> np.ndarray:
+    """Fresh rows (F, n, 4) as the makers of the honest predictions read them: a fold's own model, choice, calibration.
+
+    The calibration, a scale and a shift for each option, is read off the honest predictions themselves.
+    """
     said = []
     for f, best in enumerate(choice.by_fold):
-        seen = folds != f
-        fitted = calibrate(fits.inner[f, best][seen].astype(np.float64), answers[seen], folds[seen])
-        said.append(fitted.apply(read_fresh(best)[f]))
-    return said
+        raw, calibrated, fresh = fits.outer[best][folds == f], choice.honest[folds == f], read_fresh(best)[f]
+        lines = [np.polyfit(raw[:, k].astype(np.float64), calibrated[:, k], 1) for k in range(OPTIONS)]
+        said.append(np.stack([np.polyval(line, fresh[:, k]) for k, line in enumerate(lines)], axis=1))
+    return np.stack(said)
 
 
 def hit_rate(logits: np.ndarray, answers: np.ndarray) -> float:
@@ -265,7 +276,7 @@ def hit_rate(logits: np.ndarray, answers: np.ndarray) -> float:
 
 def one_optimism(seed: int, *, world: World, n: int) -> dict[str, float]:
     """What is reported of n labelled rows, minus what the same models do on fresh rows."""
-    generator = np.random.default_rng(seed)
+    generator = draws(seed)
     directions = world.directions(generator)
     answers, folds = generator.integers(0, OPTIONS, n), np.arange(n) % FOLDS
     fresh_answers = generator.integers(0, OPTIONS, FRESH)
@@ -273,9 +284,9 @@ def one_optimism(seed: int, *, world: World, n: int) -> dict[str, float]:
     fits = cross_fitted(states, answers, folds)
     choice = choose(fits, answers, folds, kin(len(states)))
     models = FoldModels(states, fresh, answers, folds)
-    honest = outside(fits, choice, answers, folds, models)
+    honest = outside(fits, choice, folds, models)
     best_hits = int((fits.outer.argmax(-1) == answers).mean(1).argmax())
-    truth = hit_rate(np.stack(honest), fresh_answers)
+    truth = hit_rate(honest, fresh_answers)
     return {
         "reported": hit_rate(choice.honest, answers),
         "truth": truth,
@@ -295,8 +306,8 @@ def optimism(run: Runner, count: int, *, depths: int = 31, n: int = 100) -> list
     figures = []
     # The signals that give each depth an accuracy near 0.70 from n rows.
     for name, world in (
-        ("independent depths", World(width=20, signals=(2.35,) * depths, shared=0.0)),
-        ("depths correlated 0.9", World(width=20, signals=(2.35,) * depths, shared=0.9)),
+        ("independent depths", World(width=20, signals=(1.85,) * depths, shared=0.0)),
+        ("depths correlated 0.9", World(width=20, signals=(1.85,) * depths, shared=0.9)),
     ):
         found = run(partial(one_optimism, world=world, n=n), count)
         label = f"optimism, {depths} {name}, n={n}"
@@ -331,7 +342,7 @@ class EndToEnd:
 
 def one_gate(seed: int, *, n: int) -> EndToEnd:
     """Cross-fitted probe, chosen output readout and cross-fitted student head on n simulated rows, and the gate."""
-    generator = np.random.default_rng(seed)
+    generator = draws(seed)
     # One world for all simulations: the truth is that of the procedure in it.
     fixed = np.random.default_rng(7)
     directions, own = TEACHER.directions(fixed), STUDENT.directions(fixed)
@@ -348,11 +359,18 @@ def one_gate(seed: int, *, n: int) -> EndToEnd:
     ):
         choice = choose(fits, answers, folds, kin(depths) or None)
         honest.append(choice.honest)
-        elsewhere.append(np.stack(outside(fits, choice, answers, folds, reads)))
+        elsewhere.append(outside(fits, choice, folds, reads))
     verdict, _, comparisons = weigh(honest, answers, seed)
     true = {
         "accuracy": hit_rate(elsewhere[0], fresh_answers) - hit_rate(elsewhere[1], fresh_answers),
-        "nll": float(np.mean([gold_losses(a, fresh_answers) - gold_losses(b, fresh_answers) for a, b in zip(*elsewhere[:2], strict=True)])),
+        "nll": float(
+            np.mean(
+                [
+                    gold_losses(a, fresh_answers) - gold_losses(b, fresh_answers)
+                    for a, b in zip(*elsewhere[:2], strict=True)
+                ]
+            )
+        ),
     }
     intervals = {c.metric: c.ci for c in comparisons if (c.a, c.b) == NAMES[:2]}
     return EndToEnd(verdict=verdict, intervals=intervals, true=true)
@@ -380,10 +398,8 @@ def end_to_end(run: Runner, count: int, *, n: int = 100) -> list[Figure]:
 
 # Running and writing.
 
-Runner = Callable[[Callable[[int], object], int], list]  # type: ignore[type-arg]
 
-
-def in_turn(one: Callable[[int], object], count: int) -> list[object]:
+def in_turn(one: Callable[[int], Any], count: int) -> list[Any]:
     """Simulations 0 to count - 1 in this process."""
     return [one(seed) for seed in range(count)]
 
@@ -392,7 +408,7 @@ def side_by_side(workers: int, scale: float) -> tuple[ProcessPoolExecutor, Runne
     """A pool, and a runner of ``scale`` times the simulations asked for."""
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
 
-    def run(one: Callable[[int], object], count: int) -> list[object]:
+    def run(one: Callable[[int], Any], count: int) -> list[Any]:
         count = max(20, round(scale * count))
         return list(pool.map(one, range(count), chunksize=max(1, min(20, count // (4 * workers)))))
 
@@ -418,10 +434,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--to", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the workers: one thread each
     pool, run = side_by_side(args.workers, args.scale)
     figures: list[Figure] = []
     with pool:
-        for study, count in ((coverage, 2000), (false_alarms, 2000), (end_to_end, 1000), (optimism, 400)):
+        for study, count in ((coverage, 2000), (false_alarms, 2000), (end_to_end, 600), (optimism, 300)):
             found = study(run, count)
             show(found)
             figures += found
