@@ -58,7 +58,7 @@ def proportions_interval(only_a: int, only_b: int, n: int) -> list[float]:
 
 
 def _standard_error(differences: np.ndarray) -> float:
-    return float(differences.std()) / len(differences) ** 0.5
+    return float(differences.std() / len(differences) ** 0.5)
 
 
 def _interval(differences: np.ndarray, distances: np.ndarray) -> list[float]:
