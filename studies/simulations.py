@@ -25,6 +25,7 @@ import numpy as np
 from probekd.evaluation.gate import judge
 from probekd.evaluation.paired import Comparison
 from probekd.files import write_text
+from probekd.metrics import Z_95
 from probekd.probes.calibrate import gold_losses
 from probekd.probes.choose import Choice, choose
 from probekd.probes.crossfit import CrossFit, concatenate, crossfit, fit_folds, untrained
@@ -70,6 +71,12 @@ def average(name: str, values: Sequence[float], target: tuple[float, float] | No
     """A mean over simulations."""
     se = float(np.std(values, ddof=1)) / len(values) ** 0.5
     return Figure(name=name, value=float(np.mean(values)), se=se, simulations=len(values), target=target)
+
+
+def spread(name: str, values: Sequence[float], unit: float) -> Figure:
+    """Standard deviation over simulations, in units of what was thought of it."""
+    ratio = float(np.std(values, ddof=1)) / unit
+    return Figure(name=name, value=ratio, se=ratio / (2 * len(values)) ** 0.5, simulations=len(values))
 
 
 def draws(seed: int) -> np.random.Generator:
@@ -333,10 +340,11 @@ WORDS = Setting(strengths=(1.1, 0.9, 1.0), confidence=(2.0, 1.0, 1.0))  # two re
 
 @dataclass(frozen=True, kw_only=True)
 class EndToEnd:
-    """One gate: intervals and, for the models behind them, the differences on fresh rows."""
+    """One gate: differences, intervals and, for the models behind them, the differences on fresh rows."""
 
     verdict: str
     intervals: dict[str, list[float]]
+    reported: dict[str, float]
     true: dict[str, float]
 
 
@@ -373,7 +381,8 @@ def one_gate(seed: int, *, n: int) -> EndToEnd:
         ),
     }
     intervals = {c.metric: c.ci for c in comparisons if (c.a, c.b) == NAMES[:2]}
-    return EndToEnd(verdict=verdict, intervals=intervals, true=true)
+    reported = {c.metric: c.difference for c in comparisons if (c.a, c.b) == NAMES[:2]}
+    return EndToEnd(verdict=verdict, intervals=intervals, reported=reported, true=true)
 
 
 def end_to_end(run: Runner, count: int, *, n: int = 100) -> list[Figure]:
@@ -392,6 +401,12 @@ def end_to_end(run: Runner, count: int, *, n: int = 100) -> list[Figure]:
                 [a <= g.true[metric] <= b for a, b, g in zip(low, high, found, strict=True)],
             ),
             average(f"{label}, width of the interval", list(high - low)),
+            average(f"{label}, bias of the reported difference", [g.reported[metric] - g.true[metric] for g in found]),
+            spread(
+                f"{label}, standard deviation of the reported difference / the intervals' mean half-width over 1.96",
+                [g.reported[metric] for g in found],
+                float((high - low).mean()) / 2 / Z_95,
+            ),
         ]
     return [*figures, share(f"end to end, n={n}: verdict probe-kd", [g.verdict == "probe-kd" for g in found])]
 
