@@ -48,6 +48,10 @@ def test_strings_stand_for_names(tmp_path: Path) -> None:
         ("probe: {fold: 3}", "unknown key 'probe.fold'; did you mean 'folds'?"),
         ("prompt: {tempalte: x}", "unknown key 'prompt.tempalte'; did you mean 'template'?"),
         ("probe: {zzzzzzz: 1}", "unknown key 'probe.zzzzzzz'; known keys: positions, depths, families, l2, windows"),
+        (
+            "probe: {windows: [1, 4]}",
+            "probe.windows.1: must be odd: as many depths above the middle one as below (found 4)",
+        ),
         ("probe: {folds: 2}", "probe.folds: Input should be greater than or equal to 3 (found 2)"),
         ("prompt: {permutations: 0}", "prompt.permutations: Input should be greater than or equal to 1 (found 0)"),
         ("probe: {l2: [0]}", "probe.l2.0: Input should be greater than 0 (found 0)"),

@@ -138,6 +138,24 @@ def test_a_finished_run_holds_every_row_once(
     }
 
 
+@pytest.mark.parametrize("kind", ["classification", "multiple_choice"])
+def test_the_probe_says_what_it_is_worth(finished: Callable[[str, str], Workspace], kind: str) -> None:
+    made = finished(kind, "llama")
+    probe = json.loads((made.run / "probes" / "probe.json").read_text())
+    labelled = probe["labelled"]
+    assert set(probe["controls"]) == {"prior", "depth_0", "shuffled_labels"} | (
+        {"options_only"} if kind == "multiple_choice" else set()
+    )
+    assert all(control["n"] == labelled for control in probe["controls"].values())
+    for one in probe["calibrated"].values():
+        bins = one["bins"]
+        gaps = [n * abs(c - a) for n, c, a in zip(bins["n"], bins["confidence"], bins["accuracy"], strict=True)]
+        assert sum(bins["n"]) == labelled and sum(gaps) / labelled == pytest.approx(one["ece"])
+    assert probe["calibrated"]["after"]["nll"] <= probe["calibrated"]["before"]["nll"] + 1e-6
+    assert probe["optimism"]["chosen_nll"] == probe["calibrated"]["after"]["nll"]
+    assert probe["learning_curve"]["outlook"]
+
+
 def test_each_stage_reads_its_own_rows_only(finished: Callable[[str, str], Workspace]) -> None:
     run = finished("classification", "llama").run
     stages = json.loads((run / "run.json").read_text())["stages"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from probekd.errors import ConfigError
 
@@ -22,6 +22,12 @@ Position = Literal["answer", "option_end", "option_mean"]
 Method = Literal["labels", "logit-kd", "probe-kd"]
 Family = Literal["logistic", "ridge", "mass_mean", "mlp", "low_rank"]
 Dtype = Literal["float32", "bfloat16"]
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("must be odd: as many depths above the middle one as below")
+    return value
 
 
 class Section(BaseModel):
@@ -49,8 +55,8 @@ class PromptConfig(Section):
     """Option orders in which a ``listed`` multiple-choice row is read, the row's own first; 1 = that one alone.
 
     Label logits and option states are un-permuted and averaged over the orders, which takes the teacher's liking for a
-    place or a letter out of them; every order costs a pass. States at ``answer`` are kept for each order and the linear
-    probes do not read them then: with more than one, set ``probe.positions`` to option positions.
+    place or a letter out of them; every order costs a pass. States at ``answer`` are kept for each order, and probes do
+    not read them then.
     """
     chat: bool = False
     """Wrap the prompt in the tokenizer's chat template."""
@@ -109,8 +115,8 @@ class ProbeConfig(Section):
     """Families of probes to try; docs/probes.md says which won where."""
     l2: tuple[Annotated[float, Field(gt=0)], ...] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
     """Strengths tried: the loss is mean cross-entropy + l2/2 * |w|^2 on standardised features."""
-    windows: tuple[Annotated[int, Field(ge=1)], ...] = (1, 5)
-    """Numbers of neighbouring depths whose logits are averaged, odd; 1 = each depth by itself."""
+    windows: tuple[Annotated[int, Field(ge=1), AfterValidator(_odd)], ...] = (1, 5)
+    """Numbers of neighbouring depths whose logits are averaged, odd; each depth by itself is always tried."""
     stack: bool = True
     """Try a weighted sum of the best readers of each layout and position; used where it wins out-of-fold."""
     folds: int = Field(default=5, ge=3)

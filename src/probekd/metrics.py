@@ -46,25 +46,19 @@ def wilson(hits: int, n: int) -> list[float]:
     return [centre - half, centre + half]
 
 
-def expected_calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:
-    """ECE over 15 equal-width bins of the top probability."""
+def calibration_bins(confidence: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, mean top probability and accuracy of each of the ECE's 15 equal-width bins; zeros where a bin is empty."""
     bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
     counts = np.bincount(bins, minlength=ECE_BINS)
-    gaps = np.abs(np.bincount(bins, confidence, ECE_BINS) - np.bincount(bins, hits.astype(float), ECE_BINS))
-    return float(gaps.sum() / counts.sum())
+    rows = np.maximum(counts, 1)
+    confident, accurate = np.bincount(bins, confidence, ECE_BINS) / rows, np.bincount(bins, hits, ECE_BINS) / rows
+    return counts, confident, accurate
 
 
-def reliability(probs: Sequence[np.ndarray], answers: Sequence[int]) -> list[dict[str, float]]:
-    """Mean top probability, accuracy and rows of each of the ECE's bins that holds any."""
-    confidence = np.array([p.max() for p in probs])
-    hits = correct(probs, answers)
-    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    inside = [bins == b for b in range(ECE_BINS)]
-    return [
-        {"confidence": float(confidence[i].mean()), "accuracy": float(hits[i].mean()), "n": int(i.sum())}
-        for i in inside
-        if i.any()
-    ]
+def expected_calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:
+    """ECE over 15 equal-width bins of the top probability."""
+    counts, confident, accurate = calibration_bins(confidence, hits)
+    return float((counts * np.abs(confident - accurate)).sum() / counts.sum())
 
 
 def macro_f1(predicted: np.ndarray, answers: np.ndarray) -> float:

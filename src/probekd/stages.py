@@ -12,7 +12,7 @@ import numpy as np
 
 from probekd.config import Method, RunConfig
 from probekd.files import file_digest, read_json, replacing, write_json
-from probekd.metrics import Scores, score
+from probekd.metrics import Scores, calibration_bins, correct, score
 from probekd.progress import Progress
 from probekd.rundir import RunDirectory
 from probekd.targets import SoftTargets, softmax
@@ -183,28 +183,21 @@ def do_probe(run: Run) -> Mapping[str, Any]:
 
 
 def _reliability(probe: Probe) -> dict[str, Any]:
-    """The chosen readers' out-of-fold scores before and after calibration, with the bins of both.
-
-    After calibration these are the scores of the calibration on the rows it was fitted to: one number or two a class.
-    """
-    from probekd.metrics import reliability
-
-    rows = [row[np.isfinite(row)] for row in probe.uncalibrated]
+    """Out-of-fold scores of the chosen readers before and after calibration, each with the bins of its reliability."""
     answers = probe.answers.tolist()
-    before, after = [softmax(row) for row in rows], [softmax(probe.calibration.apply(row)) for row in rows]
-    return {
-        name: {**score(probs, answers), "bins": reliability(probs, answers)}
-        for name, probs in (("before", before), ("after", after))
-    }
+    found = {}
+    for name, probs in (("before", probe.before_calibration), ("after", probe.after_calibration)):
+        counts, confidence, accuracy = calibration_bins(np.array([p.max() for p in probs]), correct(probs, answers))
+        bins = {"n": counts.tolist(), "confidence": confidence.tolist(), "accuracy": accuracy.tolist()}
+        found[name] = {**score(probs, answers), "bins": bins}
+    return found
 
 
 def _controls(run: Run, probe: Probe, examples: Sequence[Example]) -> dict[str, Any]:
     """What a probe gets from less: no context (depth 0), no states (label prior), no labels (shuffled), no question."""
     from probekd.probes.controls import fit_shuffled, label_prior
 
-    answers = probe.answers
-    priors = label_prior(answers, examples, probe.folds)
-    found: dict[str, Any] = {"prior": dict(score(priors, answers.tolist()))}
+    found: dict[str, Any] = {"prior": dict(label_prior(probe.answers, examples, probe.folds))}
     shallow = [c for c in probe.candidates if c.reader.depth == 0 and c.reader.window == 1]
     if shallow:
         best = min(shallow, key=lambda c: c.nll)

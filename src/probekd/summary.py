@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import yaml
 
 from probekd.files import read_json
 from probekd.prompts import PromptText, layouts_of
+from probekd.report.data import DepthScore, read_depths
 from probekd.tasks import BUILTIN
 from probekd.tasks.base import Task
 
@@ -47,15 +48,10 @@ def stage_summary(stage: str, path: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"run": str(path), "stage": stage, **read_json(path / "run.json")["stages"][stage]}
     if stage == "probe":
         found["probe"] = {k: v for k, v in read_json(path / "probes" / "probe.json").items() if k != "ids"}
-        found["depths"] = _depths(path)
+        found["depths"] = [asdict(row) for row in read_depths(path / "probes" / "depths.csv")]
     if stage == "evaluate":
         found["metrics"] = read_json(path / "metrics.json")
     return found
-
-
-def _depths(path: Path) -> list[dict[str, str]]:
-    with (path / "probes" / "depths.csv").open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def print_stage(stage: str, path: Path) -> None:
@@ -70,7 +66,7 @@ def print_stage(stage: str, path: Path) -> None:
             highlight=False,
         )
     elif stage == "probe":
-        _print_probe(console, read_json(path / "probes" / "probe.json"), _depths(path))
+        _print_probe(console, read_json(path / "probes" / "probe.json"), read_depths(path / "probes" / "depths.csv"))
     elif stage == "evaluate":
         metrics = read_json(path / "metrics.json")
         for split in (s for s in metrics if s not in ("comparisons", "gate")):
@@ -80,7 +76,7 @@ def print_stage(stage: str, path: Path) -> None:
         console.print(str(path / made), highlight=False, soft_wrap=True)
 
 
-def _print_probe(console: Any, probe: Mapping[str, Any], scores: Sequence[Mapping[str, str]]) -> None:
+def _print_probe(console: Any, probe: Mapping[str, Any], scores: Sequence[DepthScore]) -> None:
     from rich.text import Text
 
     reader = probe["reader"]
@@ -109,7 +105,7 @@ def _print_probe(console: Any, probe: Mapping[str, Any], scores: Sequence[Mappin
     console.print(f"more labels: {probe['learning_curve']['outlook']}", highlight=False, soft_wrap=True)
 
 
-def depth_plot(scores: Sequence[Mapping[str, str]], reader: Mapping[str, Any], blocks: int) -> list[str]:
+def depth_plot(scores: Sequence[DepthScore], reader: Mapping[str, Any], blocks: int) -> list[str]:
     """Lines of a small plot: out-of-fold log-loss by depth where the chosen reader reads, the best strength of each.
 
     Args:
@@ -119,25 +115,25 @@ def depth_plot(scores: Sequence[Mapping[str, str]], reader: Mapping[str, Any], b
     """
     best: dict[int, float] = {}
     for row in scores:
-        own = (row["layout"], row["position"], row["window"]) == (reader["layout"], reader["position"], "1")
-        if own:
-            depth = int(row["depth"])
-            best[depth] = min(best.get(depth, float("inf")), float(row["nll"]))
+        if (row.layout, row.position, row.window) == (reader["layout"], reader["position"], 1):
+            best[row.depth] = min(best.get(row.depth, float("inf")), row.nll)
     low, high = min(best.values()), max(best.values())
     step = (high - low) / (PLOT_LINES - 1) or 1.0
+    # Two columns a depth where the terminal's usual 80 hold them.
+    gap = " " if blocks < 35 else ""
     lines = []
     for number in range(PLOT_LINES):
-        level = high - number * step
         marks = [
             " " if depth not in best or round((high - best[depth]) / step) != number else _mark(depth, reader)
             for depth in range(blocks + 1)
         ]
-        lines.append(f"{level:7.3f} |{' '.join(marks)}".rstrip())
-    ticks = "".join(f"{depth:<10}" for depth in range(0, blocks + 1, 5))
+        lines.append(f"{high - number * step:7.3f} |{gap.join(marks)}".rstrip())
+    every = 5 if gap else 10
+    ticks = "".join(f"{depth:<{every * len(' ' + gap)}}" for depth in range(0, blocks + 1, every))
     return [
         f"log-loss by depth, {reader['layout']} / {reader['position']}, out of fold (* = the chosen depth)",
         *lines,
-        f"        +{'-' * (2 * blocks + 1)}",
+        f"        +{'-' * (len(' ' + gap) * (blocks + 1) - len(gap))}",
         f"         {ticks}".rstrip(),
     ]
 

@@ -300,8 +300,10 @@ def test_saved_files_hold_what_the_contract_names(made: tuple[Task, Any, Probe],
     assert [float(row["nll"]) for row in table] == [c.nll for c in probe.candidates]
     meta = json.loads((tmp_path / "probe.json").read_text())
     chosen = next(c for c in probe.candidates if c.reader == probe.reader)
+    # The candidate's own loss, but for the precision that its temperature was fitted in.
+    assert meta["optimism"]["chosen_nll"] == pytest.approx(chosen.nll, rel=1e-6, abs=1e-9)
     assert meta["optimism"] == {
-        "chosen_nll": chosen.nll,
+        "chosen_nll": probe.where_chosen["nll"],
         "outside_nll": probe.scores["nll"],
         "chosen_accuracy": chosen.accuracy,
         "outside_accuracy": probe.scores["accuracy"],

@@ -266,3 +266,31 @@ def test_an_affine_map_undoes_mixed_labels_where_a_temperature_cannot(fake_state
     assert np.mean(said == answers) > 0.85
     again = OutputReadout.from_json(json.loads(json.dumps(fitted.to_json(), allow_nan=False)))
     np.testing.assert_allclose(again.logits(states, ["r03"])[0], fitted.logits(states, ["r03"])[0])
+
+
+def test_rows_of_other_lengths_are_read_where_all_labelled_rows_have_as_many(fake_states: Build) -> None:
+    generator = np.random.default_rng(3)
+    answers = generator.integers(4, size=60)
+    examples = [
+        Example(id=f"r{i:02}", question=f"{i}?", options=tuple(f"{i} {c}" for c in "abcd"), answer=int(a))
+        for i, a in enumerate(answers)
+    ]
+    # Letters that are said one too far: an affine map would mend it, and would have nothing for a fifth letter.
+    values = {
+        e.id: (3 * np.eye(4)[(a + 1) % 4] + generator.normal(size=4)).tolist()
+        for e, a in zip(examples, answers, strict=True)
+    }
+    counts = {**{e.id: 4 for e in examples}, "three": 3, "five": 5}
+    states = fake_states(
+        splits={"train": [e.id for e in examples], "unlabelled": ["three", "five"]},
+        columns={
+            "listed": {
+                "num_options": counts,
+                "label_logits": {**values, "three": [0.0, 1.0, 2.0], "five": [0.0, 1.0, 2.0, 3.0, 4.0]},
+            }
+        },
+    )
+    fitted = fit_outputs(states, examples, np.arange(60) % FOLDS)
+    assert fitted.matrix is None
+    three, five = fitted.logits(states, ["three", "five"])
+    assert len(three) == 3 and len(five) == 5 and np.isfinite([*three, *five]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -198,3 +199,25 @@ def test_repeats_are_averaged(fake_states: Build, monkeypatch: pytest.MonkeyPatc
         expected = np.mean([getattr(a, field) for a in alone], axis=0)
         np.testing.assert_allclose(getattr(both, field), expected, rtol=1e-4, atol=1e-4)
     assert len(both.fold_readers) == 6
+
+
+def test_averages_wider_than_the_depths_leave_each_depth_by_itself(fake_states: Build) -> None:
+    task = task_of()
+    states = states_of(task, fake_states)
+    wide = fit_probes(states, task, config=CONFIG.model_copy(update={"windows": (9,)}))
+    alone = fit_probes(states, task, config=CONFIG.model_copy(update={"windows": (1,)}))
+    assert wide.readers == alone.readers
+    np.testing.assert_array_equal(wide.honest, alone.honest)
+
+
+def test_optimism_is_that_of_all_that_was_chosen(fake_states: Build, tmp_path: Path) -> None:
+    task = task_of()
+    states = states_of(task, fake_states)
+    probe = fit_probes(states, task, config=CONFIG.model_copy(update={"stack": True, "windows": (1,)}))
+    assert len(probe.readers) == 2
+    probe.save(tmp_path)
+    found = json.loads((tmp_path / "probe.json").read_text())["optimism"]
+    z = np.stack([probe.calibration.apply(row) for row in probe.uncalibrated])
+    z -= np.log(np.exp(z).sum(1, keepdims=True))
+    assert found["chosen_nll"] == pytest.approx(-z[np.arange(N), probe.answers].mean())
+    assert found["outside_nll"] == probe.scores["nll"] > found["chosen_nll"]

@@ -12,6 +12,7 @@ from probekd.probes.choose import choose
 from probekd.probes.crossfit import crossfit
 from probekd.probes.families import strengths_of
 from probekd.probes.fit import presence
+from probekd.probes.outputs import prior_logits
 from probekd.probes.probe import Probe
 from probekd.states import States
 from probekd.targets import softmax
@@ -42,12 +43,11 @@ def _stronger(strengths: int) -> list[range]:
     return [range(i + 1, strengths) for i in range(strengths)]
 
 
-def label_prior(answers: np.ndarray, examples: Sequence[Example], folds: np.ndarray) -> list[np.ndarray]:
-    """Shares of the answers (k_i,) among the rows of the other folds, one of each added."""
-    width = max(len(e.options) for e in examples)
-    counts = [np.bincount(answers[folds != f], minlength=width) + 1.0 for f in range(int(folds.max()) + 1)]
-    own = [counts[f][: len(e.options)] for f, e in zip(folds, examples, strict=True)]
-    return [c / c.sum() for c in own]
+def label_prior(answers: np.ndarray, examples: Sequence[Example], folds: np.ndarray) -> Scores:
+    """Scores of the answers' shares among the rows of the other folds, one of each added."""
+    counts = [len(e.options) for e in examples]
+    logits = prior_logits(counts, answers, folds, max(counts))
+    return score([softmax(row[:k]) for row, k in zip(logits, counts, strict=True)], answers.tolist())
 
 
 def fit_shuffled(

@@ -10,6 +10,7 @@ import numpy as np
 
 from probekd.config import ProbeConfig
 from probekd.probes.calibrate import fit_temperature, gold_losses
+from probekd.probes.crossfit import CHOOSING_TOLERANCE
 from probekd.probes.families import Problem, solve, strengths_of
 from probekd.probes.features import Features
 from probekd.probes.probe import Probe
@@ -40,7 +41,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class LearningCurve:
-    """Points by ascending number of labels, and one sentence on what they promise."""
+    """Points by ascending number of labels, none where there are too few, and one sentence on what they promise."""
 
     points: tuple[Point, ...]
     outlook: str
@@ -67,6 +68,9 @@ def learning_curve(
     """
     reader, folds, answers = probe.reader, probe.folds, probe.answers
     n, count = len(examples), int(folds.max()) + 1
+    least = round(2 * count / FRACTIONS[0])
+    if n < least:
+        return LearningCurve(points=(), outlook=f"{n} labels are too few to tell (it takes {least})")
     place = {e.id: i for i, e in enumerate(examples)}
     sizes = [max(1, round(n * fraction)) for fraction in FRACTIONS]
     # All parts are one batch of training sets: (size, draw, fold).
@@ -77,6 +81,8 @@ def learning_curve(
             parts[number, draw, order[:size]] = True
     outside = np.stack([folds != f for f in range(count)])
     train = (parts[:, :, None, :] & outside).reshape(-1, n)
+    # All labels are drawn in one way only.
+    distinct, number_of = np.unique(train, axis=0, return_inverse=True)
     present = np.isfinite(probe.honest)
     strengths = strengths_of(reader.family, config.l2)
     features = Features(states.blocks(reader.layout, reader.position, reader.depth, probe.ids), present)
@@ -85,14 +91,14 @@ def learning_curve(
         Problem(
             features=features,
             answers=answers,
-            train=train,
+            train=distinct,
             folds=folds,
             strengths=strengths,
-            tolerance=max(config.tolerance, 1e-3),
+            tolerance=max(config.tolerance, CHOOSING_TOLERANCE),
         ),
     )
-    said = fit.logits(features.source)[:, :, : present.shape[1]]
-    said = np.where(present, said, -np.inf).reshape(len(sizes), DRAWS, count, len(strengths), *present.shape)
+    each = fit.logits(features.source)[:, :, : present.shape[1]].reshape(-1, len(strengths), *present.shape)
+    said = np.where(present, each, -np.inf)[number_of].reshape(len(sizes), DRAWS, count, *each.shape[1:])
     rows = np.arange(n)
     own = said[:, :, folds, :, rows].transpose(1, 2, 3, 0, 4)  # (size, draw, strength, n, K)
     temperatures = fit_temperature(own, answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 MIN_SCALE = 1e-6
-# Standardised states are kept when they fit here and made again block by block, on every pass, when they do not.
+# States and standardised states are each kept when they fit here, and read or made again on every pass when they do not.
 KEPT_BYTES = 2**29
 BLOCK_BYTES = 2**26
 # Widths whose principal axes are computed in full, and how many are when they are not.
@@ -56,6 +57,13 @@ def as_blocks(states: np.ndarray | StateBlocks) -> StateBlocks:
     return ArrayBlocks(states) if isinstance(states, np.ndarray) else states
 
 
+def _read_once(source: StateBlocks) -> StateBlocks:
+    """The same states in memory where they fit: every solver and every prediction passes over them."""
+    if isinstance(source, ArrayBlocks) or math.prod(source.shape) * 4 > KEPT_BYTES:
+        return source
+    return ArrayBlocks(np.concatenate([block for _, block in source.blocks()]))
+
+
 class Features:
     """Standardised features of one depth.
 
@@ -68,6 +76,7 @@ class Features:
         dtype: Of all that follows.
 
     Attributes:
+        source: The states as they came, in memory where they fit.
         options: Whether rows hold one state for each option.
         n, d, classes: Rows, width, classes or options.
         centre, spread: (d,) of the first standardisation.
@@ -76,7 +85,7 @@ class Features:
     def __init__(
         self, states: np.ndarray | StateBlocks, present: np.ndarray, dtype: torch.dtype = torch.float32
     ) -> None:
-        self.source = as_blocks(states)
+        self.source = _read_once(as_blocks(states))
         self.present = torch.as_tensor(present)
         self.dtype = dtype
         self.options = len(self.source.shape) == 3

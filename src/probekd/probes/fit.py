@@ -120,7 +120,9 @@ class CrossFitted:
         """The probe that a config's families, windows and ``stack`` choose; each must be among those cross-fitted."""
         first = self.trials[0]
         admitted = [
-            i for i, r in enumerate(first.plan.readers) if r.family in config.families and r.window in config.windows
+            i
+            for i, r in enumerate(first.plan.readers)
+            if r.family in config.families and r.window in (1, *config.windows)
         ]
         outside = [_choose_nested(t, admitted, config) for t in self.trials]
         losses = np.mean([t.losses.outer for t in self.trials], axis=0)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probekd.probes.estimator import KWayEstimator, OptionEstimator
+from probekd.probes.estimator import KWayEstimator, Linear, OptionEstimator
 from probekd.probes.features import Features, LinearFit, raw_fit, repeat_strengths
 from probekd.probes.lbfgs import Preconditioner, minimise
 
@@ -121,7 +121,7 @@ def _inverse_hessian(features: Features, l2: Tensor, curvature: Tensor) -> Preco
     return precondition
 
 
-class LogisticProbe(KWayEstimator):
+class LogisticProbe(Linear, KWayEstimator):
     """K-way multinomial logistic probe with the scikit-learn contract; X is (n, d), y any labels.
 
     Learned: ``classes_``, ``coef_`` (d, K), ``intercept_`` (K,).
@@ -135,7 +135,7 @@ class LogisticProbe(KWayEstimator):
         return solve(features, answers, train, (self.l2,), tolerance=self.tolerance)
 
 
-class OptionProbe(OptionEstimator):
+class OptionProbe(Linear, OptionEstimator):
     """One logistic scorer shared by all options, softmax over those a row has. Learned: ``coef_`` (d, 1)."""
 
     def __init__(self, *, l2: float = 0.1, tolerance: float = 1e-6) -> None:

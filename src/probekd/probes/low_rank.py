@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from probekd.probes import logistic, ridge
-from probekd.probes.estimator import KWayEstimator
+from probekd.probes.estimator import KWayEstimator, Linear
 from probekd.probes.features import Features, LinearFit
 
 RANK = 16
@@ -37,9 +37,10 @@ def solve(
     rank = min(rank, features.classes, features.d)
     weight = torch.empty_like(coarse.weight)
     bias = torch.empty_like(coarse.bias)
+    said = coarse.logits(features.source)
     for number, coarse_weight in enumerate(coarse.weight):
         t, s = divmod(number, len(strengths))
-        fitted = torch.cat([torch.as_tensor(x).to(features.dtype) @ coarse_weight for _, x in features.source.blocks()])
+        fitted = torch.as_tensor(said[number]).to(features.dtype) - coarse.bias[number]
         own = fitted[torch.as_tensor(train[t])]
         # Of the fitted values, not of the weights, which are largest along directions of little variance.
         turn = torch.linalg.svd(own - own.mean(0), full_matrices=False).Vh[:rank].T
@@ -50,7 +51,7 @@ def solve(
     return LinearFit(weight=weight, bias=bias)
 
 
-class LowRankProbe(KWayEstimator):
+class LowRankProbe(Linear, KWayEstimator):
     """K-way logistic probe of low rank. Learned: ``classes_``, ``coef_`` (d, K) of rank ``rank``, ``intercept_`` (K,)."""
 
     def __init__(self, *, l2: float = 0.1, rank: int = RANK, tolerance: float = 1e-6) -> None:

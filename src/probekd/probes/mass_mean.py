@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from probekd.probes.estimator import KWayEstimator, OptionEstimator
+from probekd.probes.estimator import KWayEstimator, Linear, OptionEstimator
 from probekd.probes.features import Features, LinearFit, raw_fit
 from probekd.probes.ridge import products
 
@@ -32,14 +32,14 @@ def solve(features: Features, answers: np.ndarray, train: np.ndarray) -> LinearF
     return raw_fit(features, w, b, mean, scale)
 
 
-class MassMeanProbe(KWayEstimator):
+class MassMeanProbe(Linear, KWayEstimator):
     """K-way nearest-mean probe. Learned: ``classes_``, ``coef_`` (d, K), ``intercept_`` (K,)."""
 
     def _solve(self, features: Features, answers: np.ndarray, train: np.ndarray) -> LinearFit:
         return solve(features, answers, train)
 
 
-class OptionMassMeanProbe(OptionEstimator):
+class OptionMassMeanProbe(Linear, OptionEstimator):
     """One mean-difference scorer shared by all options. Learned: ``coef_`` (d, 1)."""
 
     def _solve(self, features: Features, answers: np.ndarray, train: np.ndarray) -> LinearFit:

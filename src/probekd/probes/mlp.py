@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor
 
-from probekd.probes.estimator import softmax_rows
+from probekd.probes.estimator import KWayEstimator, OptionEstimator, ProbeEstimator
 from probekd.probes.features import Features, StateBlocks, as_blocks
 
 HIDDEN = 32
@@ -124,52 +122,26 @@ def _shares(rows: Tensor, features: Features) -> Tensor:
     return rows.to(features.dtype) / rows.sum(1, keepdim=True)
 
 
-class MLPProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """K-way MLP probe; X is (n, d). A fifth of the rows, in order of appearance of a fold, stops the training.
-
-    Learned: ``classes_``, ``fit_``.
-    """
+class _MLPEstimator(ProbeEstimator):
+    """A random fifth of the rows stops the training. Learned: ``classes_``, ``fit_``."""
 
     def __init__(self, *, l2: float = 0.01, hidden: int = HIDDEN, seed: int = 0) -> None:
         self.l2 = l2
         self.hidden = hidden
         self.seed = seed
 
-    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:  # noqa: N803
-        """Learn from states (n, d) and labels (n,) of any kind."""
-        self.classes_, answers = np.unique(y, return_inverse=True)
-        self.n_features_in_ = np.shape(X)[1]
-        return self._fit(np.asarray(X), answers, np.ones((len(X), len(self.classes_)), dtype=bool))
-
-    def _fit(self, x: np.ndarray, answers: np.ndarray, present: np.ndarray) -> Self:
-        features = Features(np.asarray(x, dtype=np.float64), present, torch.float64)
-        folds = np.random.default_rng(self.seed).permutation(len(x)) % 5
-        train = np.ones((1, len(x)), dtype=bool)
+    def _learn(self, features: Features, answers: np.ndarray) -> None:
+        folds = np.random.default_rng(self.seed).permutation(features.n) % 5
+        train = np.ones((1, features.n), dtype=bool)
         self.fit_ = solve(features, answers, train, folds, (self.l2,), hidden=self.hidden, seed=self.seed)
-        return self
 
-    def decision_function(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
-        """Logits (n, K)."""
-        return np.asarray(self.fit_.logits(np.asarray(X, dtype=np.float64))[0])
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
-        """Probabilities (n, K)."""
-        return softmax_rows(self.decision_function(X))
-
-    def predict(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
-        """Most probable label of each row."""
-        return np.asarray(self.classes_[self.decision_function(X).argmax(1)])
+    def _scores(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(self.fit_.logits(x)[0])
 
 
-class OptionMLPProbe(MLPProbe):
+class MLPProbe(_MLPEstimator, KWayEstimator):
+    """K-way MLP probe; X is (n, d), y any labels."""
+
+
+class OptionMLPProbe(_MLPEstimator, OptionEstimator):
     """One MLP scorer shared by all options; X is (n, k, d) with NaN for absent options, y 0-based option indices."""
-
-    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:  # noqa: N803
-        """Learn from option states (n, k, d) and gold options (n,)."""
-        self.classes_ = np.arange(np.shape(X)[1])
-        self.n_features_in_ = np.shape(X)[2]
-        return self._fit(np.nan_to_num(X), np.asarray(y), ~np.isnan(X).any(axis=2))
-
-    def decision_function(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
-        """Scores (n, k); -inf for absent options."""
-        return np.where(np.isnan(X).any(axis=2), -np.inf, super().decision_function(np.nan_to_num(X)))

@@ -140,7 +140,7 @@ def fit_outputs(states: States, examples: Sequence[Example], folds: np.ndarray) 
     tried: list[_Tried] = []
     for name in readout_names(states):
         if name == PRIOR:
-            fits = untrained(_prior_logits(counts, answers, folds, width)[None], folds)
+            fits = untrained(prior_logits(counts, answers, folds, width)[None], folds)
             tried.append(_Tried(name=name, fits=fits, prior=-np.log(np.bincount(answers, minlength=width) + 1.0)))
             continue
         raw = raw_logits(states, name, ids, counts, width)
@@ -148,8 +148,8 @@ def fit_outputs(states: States, examples: Sequence[Example], folds: np.ndarray) 
         if name == "label_token":
             prior = _mean_log_probability(raw)
             tried.append(_Tried(name=f"{name}, prior removed", fits=untrained((raw - prior)[None], folds), prior=prior))
-            # A map between labels means something only where every row has them all.
-            if min(counts) == width and len(np.unique(answers)) > 1:
+            # A map between labels means something only where they are the same in every row, those to come included.
+            if len({e.options for e in examples}) == 1 and len(np.unique(answers)) > 1:
                 tried += _affine(name, log_softmax(raw), answers, folds)
     choice: Choice = choose(concatenate([t.fits for t in tried]), answers, folds)
     best = tried[choice.chosen]
@@ -211,8 +211,8 @@ def _mean_log_probability(raw: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(there, logp, 0.0).sum(0) / np.maximum(there.sum(0), 1))
 
 
-def _prior_logits(counts: Sequence[int], answers: np.ndarray, folds: np.ndarray, width: int) -> np.ndarray:
-    """Log label counts (plus one) of the other folds."""
+def prior_logits(counts: Sequence[int], answers: np.ndarray, folds: np.ndarray, width: int) -> np.ndarray:
+    """(n, width) log label counts (plus one) of the other folds, -inf beyond a row's own ``counts`` options."""
     out = _pad([[0.0] * k for k in counts], width)
     for f in range(int(folds.max()) + 1):
         out[folds == f] += np.log(np.bincount(answers[folds != f], minlength=width) + 1.0)

@@ -122,6 +122,21 @@ class Probe:
         """Out-of-fold scores on the labelled rows: an honest estimate, unlike the chosen candidate's own."""
         return score(self.out_of_fold, self.answers.tolist())
 
+    @cached_property
+    def before_calibration(self) -> list[np.ndarray]:
+        """Distribution of each labelled row by the chosen readers, from logits that no calibration has touched."""
+        return [softmax(row[np.isfinite(row)]) for row in self.uncalibrated]
+
+    @cached_property
+    def after_calibration(self) -> list[np.ndarray]:
+        """The same, calibrated; readers and calibration were chosen by these very rows, so it flatters them."""
+        return [softmax(self.calibration.apply(row[np.isfinite(row)])) for row in self.uncalibrated]
+
+    @cached_property
+    def where_chosen(self) -> Scores:
+        """Scores of the chosen readers on the rows that chose them: too good, by how much ``scores`` says."""
+        return score(self.after_calibration, self.answers.tolist())
+
     def describe(self) -> list[dict[str, Any]]:
         """The readers with their depths and weights."""
         return [
@@ -148,7 +163,6 @@ class Probe:
         with replacing(directory / "probe.safetensors") as temporary:
             save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
         _write_candidates(directory / "depths.csv", self.candidates)
-        chosen = next(c for c in self.candidates if c.reader == self.reader)
         write_json(
             directory / "probe.json",
             {
@@ -158,16 +172,16 @@ class Probe:
                 "readers": self.describe(),
                 "words": dict(self.words),
                 "calibration": self.calibration.kind,
-                "fold_readers": [[vars(r) for r in chosen] for chosen in self.fold_readers],
+                "fold_readers": [[vars(r) for r in readers] for readers in self.fold_readers],
                 "depths": self.teacher["blocks"],
                 "folds": int(self.folds.max()) + 1,
                 "labelled": len(self.ids),
                 "teacher": dict(self.teacher),
                 "ids": list(self.ids),
                 "optimism": {
-                    "chosen_nll": chosen.nll,
+                    "chosen_nll": self.where_chosen["nll"],
                     "outside_nll": self.scores["nll"],
-                    "chosen_accuracy": chosen.accuracy,
+                    "chosen_accuracy": self.where_chosen["accuracy"],
                     "outside_accuracy": self.scores["accuracy"],
                 },
                 **(summary or {}),

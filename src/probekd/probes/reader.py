@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from probekd.config import Family, Layout, Position
 
 
+def neighbours(held: tuple[int, ...], depth: int, window: int) -> tuple[int, ...]:
+    """The ``window`` depths around one, out of those held (ascending), cut at the ends."""
+    place = held.index(depth)
+    return held[max(0, place - window // 2) : place + window // 2 + 1]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reader:
     """One readout of hidden states.
@@ -29,8 +35,7 @@ class Reader:
 
     def depths(self, held: tuple[int, ...]) -> tuple[int, ...]:
         """The depths read, out of those held (ascending)."""
-        place = held.index(self.depth)
-        return held[max(0, place - self.window // 2) : place + self.window // 2 + 1]
+        return neighbours(held, self.depth, self.window)
 
 
 @dataclass(frozen=True, kw_only=True)

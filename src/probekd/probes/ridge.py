@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probekd.probes.estimator import KWayEstimator, OptionEstimator
+from probekd.probes.estimator import KWayEstimator, Linear, OptionEstimator
 from probekd.probes.features import Features, LinearFit, raw_fit
 
 
@@ -148,7 +148,7 @@ def _axes(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.T @ (left[:, kept] / variance[kept].sqrt()), variance[kept]
 
 
-class RidgeProbe(KWayEstimator):
+class RidgeProbe(Linear, KWayEstimator):
     """K-way ridge probe; ``decision_function`` gives its fitted indicators, to be calibrated by a temperature.
 
     Learned: ``classes_``, ``coef_`` (d, K), ``intercept_`` (K,), ``loo_`` (n, K): see ``leave_one_out``.
@@ -162,7 +162,7 @@ class RidgeProbe(KWayEstimator):
         return solve(features, answers, train, (self.l2,))
 
 
-class OptionRidgeProbe(OptionEstimator):
+class OptionRidgeProbe(Linear, OptionEstimator):
     """One ridge scorer shared by all options. Learned: ``coef_`` (d, 1), ``loo_`` (n, k)."""
 
     def __init__(self, *, l2: float = 0.1) -> None:

@@ -11,7 +11,7 @@ from probekd.config import Family, Layout, Position, ProbeConfig
 from probekd.probes.choose import RowLosses, join, lowest, row_losses, wins
 from probekd.probes.crossfit import CrossFit, average, crossfit, untrained
 from probekd.probes.families import applies, strengths_of
-from probekd.probes.reader import Reader
+from probekd.probes.reader import Reader, neighbours
 from probekd.progress import Progress
 from probekd.states import States
 
@@ -69,8 +69,8 @@ def plan(states: States, config: ProbeConfig, *, classes: int) -> Plan:
 
 
 def windows_of(config: ProbeConfig, depths: int) -> tuple[int, ...]:
-    """Windows worth trying over so many depths."""
-    return tuple(w for w in sorted(set(config.windows)) if w <= depths) or (1,)
+    """Each depth by itself, and the config's windows that so many depths can fill."""
+    return tuple(w for w in sorted({1, *config.windows}) if w <= depths)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +156,6 @@ def run_trials(
             progress.advance(1)
         for window in windows_of(config, len(depths)):
             for depth in depths:
-                around = Reader(layout=layout, position=position, depth=depth, l2=0, family=family, window=window)
-                near = average([fits[view][d] for d in around.depths(depths)])
+                near = average([fits[view][d] for d in neighbours(depths, depth, window)])
                 losses.append(row_losses(near, answers, folds))
     return Trials(plan=what, fits=fits, losses=join(losses), words=words, answers=answers, folds=folds)

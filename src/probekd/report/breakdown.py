@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from probekd import metrics
 from probekd.errors import StoreError
 from probekd.report.charts import Bin
 from probekd.report.data import Predictions
 from probekd.tasks.base import Example
 
-BINS = 15
 MATRIX_CLASSES = 20
 CONFUSED_PAIRS = 20
 SHOWN_EXAMPLES = 20
@@ -90,22 +90,17 @@ def example_of(examples: Mapping[str, Example], row: str, options: int) -> Examp
 
 def calibration_bins(predictions: Predictions) -> tuple[Bin, ...]:
     """The bins of ECE: equal widths of the top probability; an empty bin has count 0."""
-    confidence, correct = predictions.confidences, predictions.tops == predictions.answers
-    index = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    bins = []
-    for b in range(BINS):
-        inside = index == b
-        count = int(inside.sum())
-        bins.append(
-            Bin(
-                low=b / BINS,
-                high=(b + 1) / BINS,
-                count=count,
-                confidence=float(confidence[inside].mean()) if count else 0.0,
-                accuracy=float(correct[inside].mean()) if count else 0.0,
-            )
+    found = metrics.calibration_bins(predictions.confidences, predictions.tops == predictions.answers)
+    return tuple(
+        Bin(
+            low=b / metrics.ECE_BINS,
+            high=(b + 1) / metrics.ECE_BINS,
+            count=int(count),
+            confidence=float(confidence),
+            accuracy=float(accuracy),
         )
-    return tuple(bins)
+        for b, (count, confidence, accuracy) in enumerate(zip(*found, strict=True))
+    )
 
 
 def confusion(predictions: Predictions, classes: int) -> np.ndarray:

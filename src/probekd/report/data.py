@@ -92,6 +92,25 @@ class Reader:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Member:
+    """One reader of a stack, or the only one."""
+
+    layout: str
+    position: str
+    depths: tuple[int, ...]
+    family: str
+    l2: float
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What more labels would likely bring."""
+
+    outlook: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Optimism:
     """Scores of the chosen configuration on the folds that chose it, and on rows outside them."""
 
@@ -113,6 +132,11 @@ class ProbeRecord:
     out_of_fold: Mapping[str, Figures]
     output_readouts: tuple[Figures, ...]
     optimism: Optimism
+    readers: tuple[Member, ...] = ()
+    words: Mapping[str, float] = field(default_factory=dict)
+    calibration: str = "temperature"
+    calibrated: Mapping[str, Figures] = field(default_factory=dict)
+    learning_curve: Outlook | None = None
     controls: Mapping[str, Figures] = field(default_factory=dict)
 
 
@@ -210,7 +234,7 @@ def read_run(run_dir: Path) -> RunData:
         config_text=config_path.read_text(encoding="utf-8"),
         run=_json(run_dir / "run.json", RunRecord),
         probe=_json(run_dir / "probes" / "probe.json", ProbeRecord),
-        depths=_depths(run_dir / "probes" / "depths.csv"),
+        depths=read_depths(run_dir / "probes" / "depths.csv"),
         scores=_typed(dict[str, dict[str, Score]], scores, where),
         comparisons=_typed(tuple[Comparison, ...], metrics.get("comparisons", []), where),
         gate=_typed(Gate, metrics["gate"], where),
@@ -238,7 +262,8 @@ def _json(path: Path, kind: type[T]) -> T:
     return _typed(kind, read_json(_present(path)), path)
 
 
-def _depths(path: Path) -> tuple[DepthScore, ...]:
+def read_depths(path: Path) -> tuple[DepthScore, ...]:
+    """Rows of depths.csv; raises StoreError for a file that is missing, empty or of another form."""
     with _present(path).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows:
