@@ -165,7 +165,9 @@ def do_probe(run: Run) -> Mapping[str, Any]:
         "student_alone": [softmax(row[np.isfinite(row)]) for row in alone],
     }
     answers = probe.answers.tolist()
-    gate, comparisons = judge(probs, answers, resamples=config.probe.bootstrap, seed=config.seed)
+    gate, comparisons = judge(
+        probs, answers, folds=config.probe.folds, resamples=config.probe.bootstrap, seed=config.seed
+    )
     scores: dict[str, Any] = {who: dict(score(p, answers)) for who, p in probs.items()}
     scores["teacher_output"]["readout"] = outputs.name
     summary = {

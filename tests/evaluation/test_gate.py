@@ -21,7 +21,7 @@ def judged(probe: float, output: float, alone: float, *, seed: int = 0, resample
     generator = np.random.default_rng(seed)
     answers = generator.integers(0, 3, n)
     probs = {who: reader(s, answers, generator) for who, s in zip(READERS, (probe, output, alone), strict=True)}
-    return judge(probs, answers.tolist(), resamples=resamples, seed=seed)[0]
+    return judge(probs, answers.tolist(), folds=1, resamples=resamples, seed=seed)[0]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_difference_equals_that_of_the_mean_log_losses() -> None:
     generator = np.random.default_rng(1)
     answers = generator.integers(0, 3, N)
     probs = {who: reader(s, answers, generator) for who, s in zip(READERS, (2, 1, 0), strict=True)}
-    gate, comparisons = judge(probs, answers.tolist(), resamples=200, seed=0)
+    gate, comparisons = judge(probs, answers.tolist(), folds=1, resamples=200, seed=0)
     loss = {who: -np.mean([np.log(p[a]) for p, a in zip(rows, answers, strict=True)]) for who, rows in probs.items()}
     assert gate.difference == pytest.approx(loss["probe"] - loss["teacher_output"])
     for c in comparisons:
@@ -103,7 +103,7 @@ def test_the_reason_for_labels_names_the_rival_that_the_probe_did_not_beat() -> 
     said = np.where(np.arange(N) % 10 == 0, (answers + 1) % 3, answers)
     wild = list(softmax(8 * np.eye(3)[said], axis=1))
     probs = {"probe": reader(1.2, answers, generator), "teacher_output": wild, "student_alone": [np.full(3, 1 / 3)] * N}
-    gate, comparisons = judge(probs, answers.tolist(), resamples=300, seed=0)
+    gate, comparisons = judge(probs, answers.tolist(), folds=1, resamples=300, seed=0)
     surely = {(c.a, c.b): c.ci[1] < 0 for c in comparisons if c.metric == "nll"}
     assert list(surely.values()) == [False, True, False]  # against words, against the student, words against student
     assert (gate.verdict, gate.versus) == ("labels", "teacher_output")
@@ -115,3 +115,13 @@ def test_the_gate_is_a_json_object_with_the_contracts_keys() -> None:
     value = json.loads(json.dumps(judged(3, 0, 0).as_dict()))
     assert {"verdict", "difference", "ci", "reason"} <= set(value)
     assert len(value["ci"]) == 2 and value["verdict"] == "probe-kd"
+
+
+def test_more_folds_ask_for_a_clearer_lead() -> None:
+    generator = np.random.default_rng(3)
+    answers = generator.integers(0, 3, N)
+    probs = {who: reader(s, answers, generator) for who, s in zip(READERS, (2, 1, 0), strict=True)}
+    one, five = (judge(probs, answers.tolist(), folds=folds, resamples=200, seed=0)[0] for folds in (1, 5))
+    assert five.difference == one.difference
+    assert np.diff(five.ci)[0] == pytest.approx(1.8**0.5 * np.diff(one.ci)[0])
+    assert np.diff(five.accuracy_ci)[0] == pytest.approx(1.8**0.5 * np.diff(one.accuracy_ci)[0])

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import bootstrap, multinomial
 
 from probekd.evaluation import paired
-from probekd.evaluation.paired import Comparison, bootstrap_interval, compare, proportions_interval
+from probekd.evaluation.paired import Comparison, bootstrap_interval, compare, proportions_interval, shared_training
 
 Rows = list[np.ndarray]
 
@@ -191,3 +191,34 @@ def test_the_contracts_object() -> None:
     c = compared(sure([0, 1]), sure([1, 1]), [0, 1])["accuracy"]
     assert list(c.as_dict()) == ["split", "a", "b", "metric", "difference", "ci", "p_value", "n"]
     assert (c.as_dict()["split"], c.as_dict()["a"], c.as_dict()["b"]) == ("test", "a", "b")
+
+
+def test_intervals_of_cross_fitted_predictions_are_wider_by_the_square_root_of_two_minus_one_fold() -> None:
+    generator = np.random.default_rng(4)
+    answers = generator.integers(0, 3, 90).tolist()
+    a, b = sure(answers, 0.6), sure([int(o) for o in generator.integers(0, 3, 90)], 0.5)
+    alone, crossed = (
+        {c.metric: c for c in compare("train", ("a", "b"), (a, b), answers, resamples=400, seed=0, folds=folds)}
+        for folds in (1, 5)
+    )
+    for metric in ("accuracy", "nll"):
+        widths = [np.diff(found[metric].ci)[0] for found in (alone, crossed)]
+        assert widths[1] == pytest.approx(1.8**0.5 * widths[0])
+        assert alone[metric].difference == crossed[metric].difference
+
+
+def test_a_p_value_of_cross_fitted_predictions_agrees_with_their_interval() -> None:
+    generator = np.random.default_rng(5)
+    found = []
+    for _ in range(60):
+        answers = generator.integers(0, 2, 60).tolist()
+        a, b = ([np.array([1 - p, p]) for p in generator.uniform(0.2, 0.8, 60)] for _ in range(2))
+        found += compare("train", ("a", "b"), (a, b), answers, resamples=400, seed=1, folds=5)
+    nll = [c for c in found if c.metric == "nll"]
+    for c in nll:
+        assert (c.p_value < 0.045) <= (not c.ci[0] <= 0 <= c.ci[1]) <= (c.p_value < 0.055)
+
+
+def test_predictors_that_never_saw_the_rows_are_not_widened() -> None:
+    assert shared_training(1) == 1
+    assert shared_training(5) == pytest.approx(1.3416, abs=1e-4)

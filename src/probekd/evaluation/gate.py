@@ -51,12 +51,15 @@ class Gate:
 
 
 def judge(
-    probs: Mapping[str, Sequence[np.ndarray]], answers: Sequence[int], *, resamples: int, seed: int
+    probs: Mapping[str, Sequence[np.ndarray]], answers: Sequence[int], *, folds: int, resamples: int, seed: int
 ) -> tuple[Gate, list[Comparison]]:
-    """Weigh ``probe``, ``teacher_output`` and ``student_alone`` (out-of-fold distributions by row) against each other."""
+    """Weigh ``probe``, ``teacher_output`` and ``student_alone`` (distributions by row, out of fold) against each other.
+
+    ``folds`` is the number of folds they were cross-fitted with; 1 for predictors that never saw these rows at all.
+    """
 
     def against(a: str, b: str) -> dict[str, Comparison]:
-        found = compare("train", (a, b), (probs[a], probs[b]), answers, resamples=resamples, seed=seed)
+        found = compare("train", (a, b), (probs[a], probs[b]), answers, folds=folds, resamples=resamples, seed=seed)
         return {c.metric: c for c in found}
 
     pairs = {

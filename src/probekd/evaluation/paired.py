@@ -42,10 +42,22 @@ class Comparison:
 
 def bootstrap_interval(differences: np.ndarray, *, resamples: int, seed: int) -> list[float]:
     """95% symmetric bootstrap-t interval of the mean of paired differences (n,), rows resampled with replacement."""
-    return _interval(differences, _distances(differences, resamples, seed))
+    return _interval(differences, _distances(differences, resamples, seed), 1.0)
 
 
-def proportions_interval(only_a: int, only_b: int, n: int) -> list[float]:
+def shared_training(folds: int) -> float:
+    """How many times wider an interval must be when each row was predicted by the models that left out its fold.
+
+    Two folds' models share most of their training rows, so their errors go together, and a cross-validated mean varies
+    more than its rows, resampled with the models held fixed, say. Nothing in one cross-validation tells by how much
+    (Bengio and Grandvalet 2004, JMLR 5:1089). Nadeau and Bengio (2003, Machine Learning 52:239) take the correlation of
+    two folds' means to be the share of rows tested, 1/F: the variance of the mean is then 1 + (F - 1) / F times that of
+    independent rows. studies/simulations.py counts what that covers. 1 for predictors that were not trained on the rows.
+    """
+    return float(np.sqrt(1 + (folds - 1) / folds))
+
+
+def proportions_interval(only_a: int, only_b: int, n: int, *, widening: float = 1.0) -> list[float]:
     """95% interval of a difference of paired proportions, from the n rows' counts of those that one alone got right.
 
     A Wald interval with one row added to either count (Bonett and Price 2012, JEBS 37:479), which Fagerland, Lydersen
@@ -53,7 +65,7 @@ def proportions_interval(only_a: int, only_b: int, n: int) -> list[float]:
     are zero.
     """
     a, b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
-    half = Z_95 * float(np.sqrt((a + b - (a - b) ** 2) / (n + 2)))
+    half = widening * Z_95 * float(np.sqrt((a + b - (a - b) ** 2) / (n + 2)))
     return [max(-1.0, a - b - half), min(1.0, a - b + half)]
 
 
@@ -61,9 +73,9 @@ def _standard_error(differences: np.ndarray) -> float:
     return float(differences.std() / len(differences) ** 0.5)
 
 
-def _interval(differences: np.ndarray, distances: np.ndarray) -> list[float]:
+def _interval(differences: np.ndarray, distances: np.ndarray, widening: float) -> list[float]:
     mean = float(differences.mean())
-    half = float(np.quantile(distances, 0.95)) * _standard_error(differences)
+    half = widening * float(np.quantile(distances, 0.95)) * _standard_error(differences)
     return [mean - half, mean + half]
 
 
@@ -94,8 +106,14 @@ def compare(
     *,
     resamples: int,
     seed: int,
+    folds: int = 1,
 ) -> list[Comparison]:
-    """Accuracy (adjusted Wald interval, exact McNemar p) and NLL (bootstrap-t interval and p) of a minus b."""
+    """Accuracy (adjusted Wald interval, exact McNemar p) and NLL (bootstrap-t interval and p) of a minus b.
+
+    ``folds`` is the number of folds of predictions out of fold, whose intervals are widened by ``shared_training``, and
+    so is the bootstrap's p; McNemar's test is of the predictions as they are.
+    """
+    widening = shared_training(folds)
     a, b = probs
     hits_a, hits_b = correct(a, answers), correct(b, answers)
     only_a, only_b = int((hits_a & ~hits_b).sum()), int((hits_b & ~hits_a).sum())
@@ -104,10 +122,10 @@ def compare(
     nll = log_losses(a, answers) - log_losses(b, answers)
     distances = _distances(nll, resamples, seed)
     error = _standard_error(nll)
-    at_least = int((distances * error >= abs(nll.mean())).sum())
+    at_least = int((distances * error * widening >= abs(nll.mean())).sum())
     found = (
-        ("accuracy", accuracy, proportions_interval(only_a, only_b, len(accuracy)), mcnemar),
-        ("nll", nll, _interval(nll, distances), (1 + at_least) / (1 + resamples)),
+        ("accuracy", accuracy, proportions_interval(only_a, only_b, len(accuracy), widening=widening), mcnemar),
+        ("nll", nll, _interval(nll, distances, widening), (1 + at_least) / (1 + resamples)),
     )
     return [
         Comparison(
