@@ -22,7 +22,7 @@ from probekd.config import ProbeConfig
 from probekd.errors import DataError
 from probekd.extraction import extract
 from probekd.files import read_json, write_json
-from probekd.metrics import log_losses, score
+from probekd.metrics import expected_calibration_error, log_losses, score
 from probekd.probes.fit import CrossFitted
 from probekd.probes.outputs import fit_outputs
 from probekd.progress import Silent
@@ -109,6 +109,7 @@ def cell(states: Any, task: Task, labels: int, seed: int) -> dict[str, Any]:
         found[name] = {
             "out_of_fold": probe.scores,
             "held_out": score(probs, answers),
+            "ece_if_calibrated": ece_if_calibrated(probs),
             "readers": probe.describe(),
             "words": dict(probe.words),
             "calibration": probe.calibration.kind,
@@ -131,6 +132,21 @@ def cell(states: Any, task: Task, labels: int, seed: int) -> dict[str, Any]:
     return {**found, "seconds": round(time.monotonic() - began, 1)}
 
 
+def ece_if_calibrated(probs: Sequence[np.ndarray], draws: int = 200) -> float:
+    """The ECE that chance gives these very confidences when every one of them is right as often as it says.
+
+    Fifteen bins of a thousand rows are never exactly as full of hits as they should be: a figure for calibration means
+    nothing without this one (Bröcker and Smith 2007, Weather and Forecasting 22:651).
+    """
+    confidence = np.array([p.max() for p in probs])
+    generator = np.random.default_rng(0)
+    return float(
+        np.mean(
+            [expected_calibration_error(confidence, generator.random(len(probs)) < confidence) for _ in range(draws)]
+        )
+    )
+
+
 def table() -> None:
     """Gather the cells, and print the means over the seeds."""
     cells = [read_json(path) for path in sorted(CELLS.glob("*.json"))]
@@ -146,6 +162,7 @@ def table() -> None:
                 for metric in ("accuracy", "nll", "ece"):
                     row[f"{who}.{where}.{metric}"] = float(np.mean([m[who][where][metric] for m in members]))
         differences = [m["chosen_minus_logistic"] for m in members]
+        row["chosen.ece_if_calibrated"] = float(np.mean([m["chosen"]["ece_if_calibrated"] for m in members]))
         row["worse_by_more_than_se"] = sum(d["nll"] > d["se"] for d in differences)
         rows.append(row)
         held = "  ".join(
