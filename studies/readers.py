@@ -48,6 +48,7 @@ READERS: Mapping[str, Mapping[str, Any]] = {
     "ridge": {"families": ("ridge",), "windows": (1,), "stack": False},
     "mass_mean": {"families": ("mass_mean",), "windows": (1,), "stack": False},
     "windows": {"families": ProbeConfig().families, "stack": False},
+    "with_ridge": {"families": ("logistic", "ridge")},
 }
 
 
