@@ -1,10 +1,10 @@
-"""Keep a finished run's figures in studies/results and put its table into the README.
+"""Keep a finished run's figures in studies/results, and put tables of all results into the README and docs.
 
     python scripts/make_results.py runs/quickstart runs/arc_easy
     python scripts/make_results.py --check
 
-The README's tables stand between ``<!-- results:NAME -->`` and ``<!-- end -->``; they are made from the committed files
-in studies/results, and from nothing else. ``--check`` says whether they still are.
+Tables stand between ``<!-- results:NAME -->`` and ``<!-- end -->``; they are made from the committed file NAME.json in
+studies/results or benchmarks/results, and from nothing else. ``--check`` says whether they still are.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "studies" / "results"
-README = ROOT / "README.md"
+BENCHMARKS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "probes.md")
 WHO = {
     "teacher_output": "the teacher's best output readout",
     "probe": "the probe on its hidden states",
@@ -45,8 +48,119 @@ def collect(run: Path) -> dict[str, Any]:
     }
 
 
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def readers_table(result: dict[str, Any]) -> str:
+    """Task by task what the chosen reader, the best single logistic probe and the best output readout read."""
+    shown = {"chosen": "chosen reader", "logistic": "single logistic probe", "output": "output readout"}
+    rows = []
+    for row in result["rows"]:
+        scores = (
+            " / ".join(f"{row[f'{who}.{where}.{metric}']:.{digits}f}" for metric, digits in METRICS)
+            for who, where in (("chosen", "out_of_fold"), *((who, "held_out") for who in shown))
+        )
+        worse = f"{row['worse_by_more_than_se']} of {row['seeds']}"
+        rows.append([row["task"], str(row["labels"]), *scores, f"{row['chosen.ece_if_calibrated']:.3f}", worse])
+    head = ("task", "labels", "chosen, out of fold", *shown.values(), "ECE by chance", "worse")
+    refused = sorted({(c["task"], c["labels"]) for c in result["refused"]})
+    said = "".join(f" {task} with {labels} labels is refused: a class has one row." for task, labels in refused)
+    return (
+        markdown(head, rows)
+        + "\n\nAccuracy / log-loss / ECE, on held-out rows but for the first; means over the seeds. *Worse*: seeds in which "
+        + "the chosen reader's held-out log-loss is above the single logistic probe's by more than a standard error."
+        + said
+    )
+
+
+def families_table(result: dict[str, Any]) -> str:
+    """Held-out log-loss of the families and combinations, task by task."""
+    shown = {
+        "logistic": "logistic",
+        "ridge": "ridge",
+        "mass_mean": "mass mean",
+        "windows": "logistic, windows",
+        "chosen": "logistic, windows, stack (chosen)",
+        "with_ridge": "the same with ridge",
+    }
+    rows = [
+        [row["task"], str(row["labels"]), *("" if loss is None else f"{loss:.3f}" for loss in losses)]
+        for row in result["rows"]
+        for losses in ([row[f"{who}.held_out.nll"] for who in shown],)
+    ]
+    return markdown(("task", "labels", *shown.values()), rows)
+
+
+def ideas_table(result: dict[str, Any]) -> str:
+    """Held-out log-loss of each idea, and in how many cells it was surely better or worse than the plain probe."""
+    cells = result["cells"]
+    ideas = [name for name in cells[0] if name not in ("task", "labels", "seed")]
+    groups = sorted({(c["task"], c["labels"]) for c in cells})
+    rows = []
+    for idea in ideas:
+        means = [fmean(c[idea]["held_out"]["nll"] for c in cells if (c["task"], c["labels"]) == g) for g in groups]
+        better, worse = (sum(sign * c[idea]["gain"] > 2 * c[idea]["gain_se"] for c in cells) for sign in (1, -1))
+        rows.append([idea, *(f"{m:.3f}" for m in means), f"{better}, {worse} of {len(cells)}"])
+    return markdown(("idea", *(f"{task}, {labels}" for task, labels in groups), "surely better, worse"), rows)
+
+
+def simulations_table(result: dict[str, Any]) -> str:
+    """The simulated figures that have a target, and the naive ones beside them."""
+    rows = [
+        [
+            f["name"],
+            f"{f['value']:.3f} ± {f['se']:.3f}",
+            "" if f["target"] is None else f"{f['target'][0]:g} to {f['target'][1]:g}",
+            {True: "yes", False: "**no**", None: ""}[f["pass"]],
+        ]
+        for f in result["figures"]
+        if f["target"] is not None or "naive" in f["name"]
+    ]
+    return markdown(("simulated", "figure", "target", "held"), rows)
+
+
+def benchmark_table(result: dict[str, Any]) -> str:
+    """Seconds of each solver, medians of the repeats."""
+    rows = []
+    for c in result["comparisons"]:
+        for name, found in c["solvers"].items():
+            if "seconds" in found:
+                seconds = found["seconds"]
+                spread = f"{seconds['median']:.1f} ({seconds['min']:.1f} to {seconds['max']:.1f})"
+                times = f"{found['times_ours']:.0f}" if "times_ours" in found else ""
+                size = f"{c['n']} x {c['d']}, {c['depths']} depths"
+                rows.append([size, c["kind"], name, spread, times, f"{found['worst_excess_loss']:.0e}"])
+    whole = result["fit_probes"]
+    seconds = whole["seconds"]
+    return (
+        markdown(("rows x width", "kind", "solver", "seconds", "times ours", "loss above the optimum"), rows)
+        + f"\n\nA whole `fit_probes` on {whole['n']} x {whole['d']}, {whole['depths']} depths: {seconds['median']:.1f} s "
+        + f"({seconds['min']:.1f} to {seconds['max']:.1f}). Medians of {result['how']['repeats']} repeats (range); rivals "
+        + "are timed on some of the depths and scaled."
+    )
+
+
+METRICS = (("accuracy", 3), ("nll", 2), ("ece", 3))
+# The results that are not those of a run; ``NAME.PART`` shows another part of a file.
+TABLES: Mapping[str, Callable[[dict[str, Any]], str]] = {
+    "readers": readers_table,
+    "readers.families": families_table,
+    "ideas": ideas_table,
+    "simulations": simulations_table,
+    "probes": benchmark_table,
+}
+
+
 def table(name: str, result: dict[str, Any]) -> str:
-    """The README's block for one result."""
+    """The block for one result."""
+    return TABLES[name](result) if name in TABLES else run_table(name, result)
+
+
+def run_table(name: str, result: dict[str, Any]) -> str:
+    """The block for a run."""
     scores = result["metrics"]["test"]
     gate = result["metrics"]["gate"]
     probe = result["probe"]
@@ -71,36 +185,44 @@ def table(name: str, result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def fill(readme: str, results: dict[str, dict[str, Any]]) -> str:
-    """The README with every results block made anew."""
+def fill(page: str, results: dict[str, dict[str, Any]]) -> str:
+    """A page with every results block made anew."""
 
     def block(match: re.Match[str]) -> str:
         name = match[1]
-        return f"<!-- results:{name} -->\n{table(name, results[name])}\n<!-- end -->"
+        return f"<!-- results:{name} -->\n{table(name, results[name.split('.')[0]])}\n<!-- end -->"
 
-    return re.sub(r"<!-- results:(\w+) -->.*?<!-- end -->", block, readme, flags=re.DOTALL)
+    return re.sub(r"<!-- results:([\w.]+) -->.*?<!-- end -->", block, page, flags=re.DOTALL)
+
+
+def committed() -> dict[str, dict[str, Any]]:
+    """Every result file by name."""
+    paths = [*sorted(RESULTS.glob("*.json")), *sorted(BENCHMARKS.glob("*.json"))]
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def main() -> int:
     """Collect the named runs, then make the README's tables or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, help="finished run directories")
-    parser.add_argument("--check", action="store_true", help="only say whether the README agrees with studies/results")
+    parser.add_argument("--check", action="store_true", help="only say whether the pages agree with the results")
     args = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     for run in args.runs:
         text = json.dumps(collect(run), indent=1, ensure_ascii=False) + "\n"
         (RESULTS / f"{run.name}.json").write_text(text, encoding="utf-8")
-    results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
-    before = README.read_text(encoding="utf-8")
-    after = fill(before, results)
+    results = committed()
+    stale = []
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = fill(before, results)
+        if before != after and args.check:
+            stale.append(page.name)
+        elif before != after:
+            page.write_text(after, encoding="utf-8")
     if args.check:
-        print(
-            "the README agrees with studies/results" if before == after else "the README differs from studies/results"
-        )
-        return int(before != after)
-    README.write_text(after, encoding="utf-8")
-    return 0
+        print(f"{', '.join(stale)} differ from the results" if stale else "all pages agree with the results")
+    return int(bool(stale))
 
 
 if __name__ == "__main__":

@@ -161,7 +161,9 @@ def table() -> None:
         for who in (*READERS, "output"):
             for where in ("out_of_fold", "held_out"):
                 for metric in ("accuracy", "nll", "ece"):
-                    row[f"{who}.{where}.{metric}"] = float(np.mean([m[who][where][metric] for m in members]))
+                    # Cells made before a reader joined the study do not have it.
+                    each = [m[who][where][metric] for m in members if who in m]
+                    row[f"{who}.{where}.{metric}"] = float(np.mean(each)) if len(each) == len(members) else None
         differences = [m["chosen_minus_logistic"] for m in members]
         row["chosen.ece_if_calibrated"] = float(np.mean([m["chosen"]["ece_if_calibrated"] for m in members]))
         row["worse_by_more_than_se"] = sum(d["nll"] > d["se"] for d in differences)
