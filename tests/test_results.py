@@ -1,29 +1,30 @@
-"""Every figure of the README's tables comes from a committed results file."""
+"""Every figure of the README's and the docs' tables comes from a committed results file."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+import pytest
 
 import make_results
 
 
-def test_the_readme_agrees_with_the_results() -> None:
-    readme = make_results.README.read_text(encoding="utf-8")
-    names = re.findall(r"<!-- results:(\w+) -->", readme)
-    assert names
-    results = {name: make_results.json.loads((make_results.RESULTS / f"{name}.json").read_text()) for name in names}
-    assert make_results.fill(readme, results) == readme
+@pytest.mark.parametrize("page", make_results.PAGES, ids=lambda path: path.name)
+def test_a_page_agrees_with_the_results(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert re.findall(r"<!-- results:([\w.]+) -->", text)
+    assert make_results.fill(text, make_results.committed()) == text
 
 
 def test_a_changed_figure_is_noticed() -> None:
-    readme = make_results.README.read_text(encoding="utf-8")
-    name = re.findall(r"<!-- results:(\w+) -->", readme)[0]
-    path = make_results.RESULTS / f"{name}.json"
-    result = make_results.json.loads(path.read_text(encoding="utf-8"))
-    result["metrics"]["test"]["probe"]["accuracy"] = 0.123
-    assert "0.123" in make_results.fill(readme, {path.stem: result} | _others(path.stem))
+    results = make_results.committed()
+    results["quickstart"]["metrics"]["test"]["probe"]["accuracy"] = 0.123
+    assert "0.123" in make_results.fill(make_results.PAGES[0].read_text(encoding="utf-8"), results)
 
 
-def _others(but: str) -> dict[str, object]:
-    files = [p for p in make_results.RESULTS.glob("*.json") if p.stem != but]
-    return {p.stem: make_results.json.loads(p.read_text(encoding="utf-8")) for p in files}
+def test_a_changed_cell_of_the_study_is_noticed() -> None:
+    results = make_results.committed()
+    results["readers"]["rows"][0]["chosen.held_out.nll"] = 9.87
+    text = make_results.fill(make_results.PAGES[1].read_text(encoding="utf-8"), results)
+    assert text.count("9.87") == 2  # in the table of readers, and in that of families
