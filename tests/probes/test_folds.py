@@ -90,7 +90,9 @@ def test_a_class_with_too_few_rows(counts: tuple[int, ...], label: str, found: i
 
 def test_too_few_different_questions() -> None:
     examples = [replace(e, question=f"text {i % 4}", answer=i % 3) for i, e in enumerate(texts((4, 4, 4)))]
-    with pytest.raises(DataError, match="12 labelled rows ask only 4 different questions, too few for 5 folds"):
+    with pytest.raises(
+        DataError, match=r"12 labelled rows ask only 4 different questions \(variants count once\), too few for 5 folds"
+    ):
         by_id(examples)
 
 
@@ -106,3 +108,16 @@ def test_repeats_deal_anew_and_duplicates_stay_together_in_each() -> None:
         assert np.bincount(folds, minlength=5).min() > 0
         dealt.append(tuple(folds))
     assert len(set(dealt)) == 4
+
+
+def test_variants_of_a_question_share_a_fold() -> None:
+    first = "a train {} metres in length crosses a telegraph post in sixteen seconds what is the speed of it"
+    second = "the ages of {} children in a class are added up and halved how old is the teacher of this class"
+    variants = [
+        choice_row(f"v{i}", (first, second)[i % 2].format(40 + i), f"x{i}", f"y{i}", answer=i % 2) for i in range(12)
+    ]
+    others = questions(30)
+    folds = by_id([*variants, *others], folds=3, kind="multiple_choice")
+    for which in (0, 1):
+        assert len({folds[f"v{i}"] for i in range(which, 12, 2)}) == 1
+    assert len({folds[e.id] for e in others}) == 3

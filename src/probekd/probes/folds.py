@@ -1,4 +1,4 @@
-"""Folds that depend on content alone: stratified, grouped by duplicate question, the same whatever the row order."""
+"""Folds that depend on content alone: stratified, variants of a question together, the same whatever the row order."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from probekd.errors import DataError
-from probekd.tasks.base import Example, Kind, content_hash, duplicate_keys
+from probekd.tasks.base import Example, Kind, content_hash
+from probekd.tasks.variants import variant_keys
 
 
 def assign_folds(examples: Sequence[Example], kind: Kind, *, folds: int, seed: int, repeat: int = 0) -> np.ndarray:
     """Fold of each labelled row, (n,) ints.
 
-    Rows that ask the same question share a fold. Groups are dealt out class by class in order of their hash, so that
+    Rows that ask the same question, or a variant of it, share a fold. Groups are dealt out class by class in order of their hash, so that
     each fold has its share of every class. Another ``repeat`` deals them anew.
 
     Raises:
@@ -35,11 +36,11 @@ def assign_folds(examples: Sequence[Example], kind: Kind, *, folds: int, seed: i
                 f"to be trained and checked ({len(rare)} such labels); label more rows, or drop the label"
             )
     groups: dict[str, list[int]] = defaultdict(list)
-    for i, key in enumerate(duplicate_keys(examples)):
+    for i, key in enumerate(variant_keys(examples)):
         groups[key].append(i)
     if len(groups) < folds:
         raise DataError(
-            f"the {len(examples)} labelled rows ask only {len(groups)} different questions, too few for {folds} folds"
+            f"the {len(examples)} labelled rows ask only {len(groups)} different questions (variants count once), too few for {folds} folds"
         )
     dealing = ("fold", repeat) if repeat else ("fold",)
     # A group's class is its smallest answer, which does not depend on the order of its rows.
