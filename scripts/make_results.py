@@ -66,8 +66,16 @@ def readers_table(result: dict[str, Any]) -> str:
         worse = f"{row['worse_by_more_than_se']} of {row['seeds']}"
         rows.append([row["task"], str(row["labels"]), *scores, f"{row['chosen.ece_if_calibrated']:.3f}", worse])
     head = ("task", "labels", "chosen, out of fold", *shown.values(), "ECE by chance", "worse")
-    refused = sorted({(c["task"], c["labels"]) for c in result["refused"]})
-    said = "".join(f" {task} with {labels} labels is refused: a class has one row." for task, labels in refused)
+    refused = {(c["task"], c["labels"]): c["refused"].split(";")[0] for c in result["refused"]}
+    said = "".join(
+        f" {task} with {labels} labels is refused: {why}." for (task, labels), why in sorted(refused.items())
+    )
+    for row in result["rows"]:
+        if (row["task"], row["labels"]) == ("arc_easy", 200):
+            first = (f"{share:.3f}" for share in row["chosen.first_600_of_four"])
+            said += (
+                f" Of ARC-Easy's first 600 four-option rows the chosen reader gets {', '.join(first)} with 200 labels."
+            )
     return (
         markdown(head, rows)
         + "\n\nAccuracy / log-loss / ECE, on held-out rows but for the first; means over the seeds. *Worse*: seeds in which "
@@ -108,18 +116,28 @@ def ideas_table(result: dict[str, Any]) -> str:
 
 
 def simulations_table(result: dict[str, Any]) -> str:
-    """The simulated figures that have a target, and the naive ones beside them."""
-    rows = [
-        [
-            f["name"],
-            f"{f['value']:.3f} ± {f['se']:.3f}",
-            "" if f["target"] is None else f"{f['target'][0]:g} to {f['target'][1]:g}",
-            {True: "yes", False: "**no**", None: ""}[f["pass"]],
-        ]
-        for f in result["figures"]
-        if f["target"] is not None or "naive" in f["name"]
-    ]
-    return markdown(("simulated", "figure", "target", "held"), rows)
+    """The simulated figures that have a target, those of one kind together, and the naive ones beside them."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for f in result["figures"]:
+        if f["target"] is not None or "naive" in f["name"]:
+            grouped = {"coverage": "coverage of predictions given", "probe-kd said": "probe-kd said of equals"}
+            kind = next((title for start, title in grouped.items() if f["name"].startswith(start)), f["name"])
+            kinds.setdefault(kind, []).append(f)
+    rows = []
+    for kind, members in kinds.items():
+        low, high = (pick(members, key=lambda f: f["value"]) for pick in (min, max))
+        value = f"{low['value']:.3f}" + (f" to {high['value']:.3f}" if len(members) > 1 else "")
+        target = members[0]["target"]
+        inside = sum(bool(f["pass"]) for f in members)
+        rows.append(
+            [
+                kind,
+                f"{value}, ± {max(f['se'] for f in members):.3f}",
+                "" if target is None else f"{target[0]:g} to {target[1]:g}",
+                "" if target is None else f"{inside} of {len(members)}",
+            ]
+        )
+    return markdown(("simulated", "figure, standard error", "target", "inside"), rows)
 
 
 def benchmark_table(result: dict[str, Any]) -> str:

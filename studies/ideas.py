@@ -142,7 +142,7 @@ def mean_difference(p: Problem, l2: float) -> Tensor:
     direction = direction / direction.norm()
 
     def shifted(packed: Tensor) -> Tensor:
-        # The intercept of the last output's spare depth row is the multiple: one number that no l2 holds.
+        # The first number past the weights is the multiple: no l2 holds it.
         w = packed[:depths]
         return torch.cat([w[:, :-1] + packed[depths, 0, 0] * direction, w[:, -1:]], 1)
 
