@@ -476,7 +476,7 @@ def main(arguments: list[str]) -> int:
     pool, run = side_by_side(args.workers, args.scale)
     figures: list[Figure] = []
     with pool:
-        for study, count in ((end_to_end, 400), (optimism, 80), (coverage, 400), (false_alarms, 400)):
+        for study, count in ((end_to_end, 600), (optimism, 300), (coverage, 2000), (false_alarms, 2000)):
             found = study(run, count)
             show(found)
             figures += found
