@@ -14,8 +14,8 @@ import numpy as np
 
 from probekd.tasks.base import Example, duplicate_keys, normalise
 
-# Cosine of questions from which they count as variants. Of AQuA-RAT's rows it leaves out-of-fold accuracies where
-# held-out ones are; of MMLU's, ARC's and Banking77's it joins one or two in a hundred.
+# Cosine of questions from which they count as variants. Of AQuA-RAT's rows it brings out-of-fold accuracies near
+# held-out ones (docs/probes.md); of MMLU's, ARC's and Banking77's it joins at most two in a hundred.
 LEAST_SIMILARITY = 0.8
 # Of fewer words than this one more or less makes another question.
 LEAST_WORDS = 6
