@@ -15,7 +15,7 @@ from probekd.config import ProbeConfig
 from probekd.errors import DataError, StoreError
 from probekd.probes.controls import fit_alone, fit_shuffled
 from probekd.probes.features import LinearFit
-from probekd.probes.fit import fit_probes, presence, soft_labels
+from probekd.probes.fit import _stack_or_single, fit_probes, presence, soft_labels
 from probekd.probes.probe import Probe
 from probekd.tasks.base import Example, Task
 
@@ -351,3 +351,15 @@ def test_presence_marks_each_rows_own_options() -> None:
     examples = [Example(id=str(k), question="?", options=tuple("abcde"[:k])) for k in (3, 5, 4)]
     assert presence(examples, 5).sum(1).tolist() == [3, 5, 4]
     assert presence(examples, 5)[0].tolist() == [True, True, True, False, False]
+
+
+def test_a_stack_wants_a_best_reader_that_knows_something() -> None:
+    draw = np.random.default_rng(0)
+    answers = draw.integers(4, size=200)
+    folds = np.arange(200) % 5
+    knows = 2.0 * np.eye(4)[answers] + draw.normal(size=(200, 4))
+    other = 2.0 * np.eye(4)[answers] + draw.normal(size=(200, 4))
+    chance = draw.normal(size=(200, 4))
+    assert len(_stack_or_single({"best": knows, "other": other}, answers, folds).weights) == 2
+    assert dict(_stack_or_single({"best": chance, "other": other}, answers, folds).weights) == {"best": 1.0}
+    assert dict(_stack_or_single({"best": knows, "other": chance}, answers, folds).weights) == {"best": 1.0}

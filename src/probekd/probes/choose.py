@@ -65,10 +65,10 @@ def lowest(losses: np.ndarray, stronger: Sequence[Sequence[int]]) -> int:
     return best
 
 
-def wins(losses: np.ndarray, rival: np.ndarray) -> bool:
-    """Whether losses (n,) are below the rival's by more than a standard error of the paired difference."""
+def wins(losses: np.ndarray, rival: np.ndarray, *, errors: float = 1.0) -> bool:
+    """Whether losses (n,) are below the rival's by more than so many standard errors of the paired difference."""
     gain = rival - losses
-    return bool(gain.mean() > gain.std() / len(gain) ** 0.5)
+    return bool(gain.mean() > errors * gain.std() / len(gain) ** 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)

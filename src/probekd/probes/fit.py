@@ -27,6 +27,9 @@ from probekd.states import States
 from probekd.targets import SoftTargets, cross_fitted_targets
 from probekd.tasks.base import Example, Task
 
+# Standard errors by which a stack must beat its best reader, and this one an even guess among the options.
+STACK_LEAD = 1.5
+STACK_SIGNAL = 2.0
 # A member of a stack with less weight is left out; weights are in units where a reader alone would have about one.
 LEAST_WEIGHT = 1e-3
 
@@ -243,7 +246,9 @@ def _members(trials: Trials, losses: np.ndarray, admitted: Sequence[int], config
 
 
 def _stack_or_single(said: Mapping[Member, np.ndarray], answers: np.ndarray, folds: np.ndarray) -> _Picked:
-    """The first member, or the stack of all when its cross-validated log-loss is lower by more than a standard error.
+    """The first member, or the stack of all when its cross-validated log-loss is clearly lower.
+
+    Where the best reader knows hardly more than nothing there is nothing to add up, and weights are noise.
 
     Args:
         said: (n, K) out-of-fold logits of the best reader, then of what it may be stacked with.
@@ -257,7 +262,11 @@ def _stack_or_single(said: Mapping[Member, np.ndarray], answers: np.ndarray, fol
         return single
     scale = {m: 1 / float(fit_temperature(said[m], answers)) for m in members}
     each = np.stack([said[m] * scale[m] for m in members]).astype(np.float64)
-    if not wins(stack_losses(each, answers, folds), stack_losses(each[:1], answers, folds)):
+    alone = stack_losses(each[:1], answers, folds)
+    knowing_nothing = np.log(np.isfinite(each[0]).sum(1))
+    if not wins(alone, knowing_nothing, errors=STACK_SIGNAL):
+        return single
+    if not wins(stack_losses(each, answers, folds), alone, errors=STACK_LEAD):
         return single
     weights = dict(zip(members, pool_weights(each, answers), strict=True))
     return _Picked(weights={m: float(w * scale[m]) for m, w in weights.items() if w > LEAST_WEIGHT or m == best})
