@@ -15,7 +15,7 @@ from workspace import LABELS, Workspace, workspace
 
 from probekd import cli
 from probekd.config import RunConfig, load_config
-from probekd.extraction import encode_task
+from probekd.extraction import survey_task
 from probekd.tasks import task_names
 from probekd.tasks.load import load_task_from_config
 from probekd.teacher.load import load_teacher
@@ -245,12 +245,12 @@ def test_estimate_counts_what_extract_reads(
     # Shards carry a header besides the states.
     assert found["splits"]["train"]["bytes"] <= extracted["state_bytes"] <= found["splits"]["train"]["bytes"] * 1.5
     teacher = load_teacher(config.teacher)
-    _, prompts = encode_task(teacher, load_task_from_config(config.task, prompt=config.prompt, seed=0))
-    assert found["tokens"] == sum(p.num_tokens for rows in prompts.values() for p in rows)
+    _, surveys = survey_task(teacher, load_task_from_config(config.task, prompt=config.prompt, seed=0))
+    assert found["tokens"] == sum(p.num_tokens for s in surveys for p in s.encode(range(len(s.rows))))
     assert found["tokens"] == sum(s["tokens"] for s in found["splits"].values())
     # Both figures are rounded.
     assert found["seconds"] * found["tokens_per_second"] == pytest.approx(
-        found["tokens"], abs=found["tokens_per_second"]
+        found["computed"], abs=found["tokens_per_second"]
     )
     assert "teacher tokens" in call("estimate", made.path)[1]
 

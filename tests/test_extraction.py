@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -14,9 +13,8 @@ from tiny import choice_row
 from probekd.config import PromptConfig, TeacherConfig
 from probekd.errors import StoreError
 from probekd.extraction import extract
-from probekd.prompts import PromptEncoder
-from probekd.states import FORMAT, States
-from probekd.tasks.base import Task, content_hash, without_questions
+from probekd.states import States
+from probekd.tasks.base import Task, without_questions
 from probekd.teacher.load import Teacher
 
 TeacherOf = Callable[[str], Teacher]
@@ -140,7 +138,7 @@ def test_shards_of_permuted_rows_hold_what_one_shard_would(
     llama: Teacher, mixed: Task, monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
     whole = extract(llama, permuted(mixed), layouts=["listed"], cache=tmp_path / "whole")
-    monkeypatch.setattr("probekd.extraction.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("probekd.extraction.job.ROWS_AT_ONCE", 2)
     parts = extract(llama, permuted(mixed), layouts=["listed"], cache=tmp_path / "parts")
     assert len(parts.stores[0].manifest["shards"]) == 3
     ids = [row.id for row in mixed.rows("train")]
@@ -153,31 +151,6 @@ def test_shards_of_permuted_rows_hold_what_one_shard_would(
 
 def keys(teacher: Teacher, task: Task, layout: str = "listed") -> list[str]:
     return [store.directory.name for store in extract(teacher, task, layouts=[layout]).stores]
-
-
-@pytest.mark.parametrize("layout", ["listed", "branched"])
-def test_one_order_has_the_key_it_always_had(layout: str, llama: Teacher, mixed: Task) -> None:
-    encoder = PromptEncoder(llama.tokenizer, mixed)
-    rows = {row.id: row for row in mixed.rows()}
-    prompts = [encoder.encode(row, layout) for row in rows.values()]
-    prompts.sort(key=lambda p: (-max(len(s.tokens) for s in p.sequences), p.id))
-    positions = ("answer", *OPTION_POSITIONS) if layout == "listed" else OPTION_POSITIONS
-    expected = content_hash(
-        FORMAT,
-        llama.fingerprint,
-        "float32",
-        llama.attention,
-        layout,
-        positions,
-        (0, 1, 2, 3),
-        {name: version(name) for name in ("torch", "transformers")},
-        tuple(tuple(encoder.label_tokens(rows[p.id])) for p in prompts) if layout == "listed" else None,
-        [p.id for p in prompts],
-        [repr([(s.tokens, s.answer, s.options, s.scored) for s in p.sequences]) for p in prompts],
-    )
-    assert keys(llama, mixed, layout) == [expected[:24]]
-    store = extract(llama, mixed, layouts=[layout]).stores[0]
-    assert "permutations" not in store.manifest and "orders" not in store.index and store.permutations == 1
 
 
 def test_the_key_knows_the_orders_and_is_blind_to_row_order(llama: Teacher, mixed: Task) -> None:

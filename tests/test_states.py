@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from tiny import CAUSAL, FAMILIES, choice_row
 from transformers import AutoModel, AutoModelForCausalLM
 
-from probekd import extraction as extraction_module
 from probekd.config import PromptConfig, TeacherConfig
 from probekd.errors import DataError, ModelError, StoreError
-from probekd.extraction import default_positions, encode_task, extract
+from probekd.extraction import default_positions, extract, survey_task
+from probekd.extraction import job as extraction_module
 from probekd.states import States, StateStore, link_store
 from probekd.tasks.base import Example, Task
 from probekd.teacher.load import Teacher, load_teacher
@@ -190,7 +190,9 @@ def snapshot(directory: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def without_time(name: str, content: bytes) -> object:
-    return {k: v for k, v in json.loads(content).items() if k != "seconds"} if name == "manifest.json" else content
+    if name != "manifest.json":
+        return content
+    return {k: v for k, v in json.loads(content).items() if k not in ("seconds", "sha256")}
 
 
 @pytest.fixture
@@ -210,7 +212,7 @@ def test_a_killed_extraction_goes_on_where_it_was(
     assert set(before) == {"manifest.json", "index.parquet", "shard-00000.safetensors", "shard-00001.safetensors"}
     (directory / "manifest.json").unlink()
     (directory / "shard-00001.safetensors").unlink()
-    (directory / ".shard-00001.safetensors.abc.tmp").write_bytes(b"half")
+    (directory / ".shard-00001.safetensors.0123abcd.tmp").write_bytes(b"half")
     assert run().directory == directory
     after = snapshot(directory)
     assert set(after) == set(before)
@@ -237,7 +239,7 @@ def test_a_kill_in_the_second_shard_leaves_the_first(
     with pytest.raises(KeyboardInterrupt):
         extract(llama, choices, splits=["train"], layouts=["listed"])
     (directory,) = (cache_directory / "states").iterdir()
-    assert [p.name for p in directory.iterdir()] == ["shard-00000.safetensors"]
+    assert sorted(p.name for p in directory.iterdir()) == [".plan.json", "shard-00000.safetensors"]
     with pytest.raises(StoreError, match="not a finished state store"):
         StateStore.open(directory)
     extract(llama, choices, splits=["train"], layouts=["listed"])
@@ -264,7 +266,7 @@ def test_shards_hold_what_one_shard_would(
 
 def test_a_finished_store_is_not_computed_again(llama: Teacher, choices: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     first = extract(llama, choices)
-    monkeypatch.setattr("probekd.teacher.extract.run_body", lambda *_: pytest.fail("the teacher ran"))
+    monkeypatch.setattr("probekd.teacher.passes.run_body", lambda *_: pytest.fail("the teacher ran"))
     assert [s.directory for s in extract(llama, choices).stores] == [s.directory for s in first.stores]
 
 
@@ -373,15 +375,15 @@ def test_a_prompt_that_is_too_long_is_dropped_from_every_layout(llama: Teacher, 
     teacher = with_max_length(llama, "drop")
     lengths = {
         p.id: max(len(s.tokens) for s in p.sequences)
-        for (_, layout), rows in encode_task(llama, choices)[1].items()
-        for p in rows
-        if layout == "listed"
+        for survey in survey_task(llama, choices)[1]
+        for p in survey.encode(range(len(survey.rows)))
+        if survey.layout == "listed"
     }
-    kept, prompts = encode_task(teacher, choices)
+    kept, surveys = survey_task(teacher, choices)
     expected = [e.id for e in choices.rows() if lengths[e.id] <= 45]
     assert 0 < len(expected) < 5
     assert [e.id for e in kept.rows()] == expected
-    assert {p.id for rows in prompts.values() for p in rows} == set(expected)
+    assert {e.id for survey in surveys for e in survey.rows} == set(expected)
     assert kept.notes == (
         f"{5 - len(expected)} rows were dropped: their prompts are longer than the teacher's context of 45 tokens",
     )

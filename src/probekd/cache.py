@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from probekd.errors import ConfigError, StoreError
-from probekd.files import read_json
+from probekd.files import cache_dir, read_json
 from probekd.states import StateStore
-from probekd.teacher.load import cache_dir
 
 # An unfinished store this young may belong to a running process.
 UNFINISHED_SECONDS = 24 * 3600

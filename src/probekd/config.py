@@ -87,7 +87,7 @@ class TeacherConfig(Section):
     """The frozen model that is read."""
 
     model: str
-    """A local Transformers directory or a Hub id."""
+    """A local Transformers directory, a Hub id, or a GGUF file of a Llama-family model."""
     revision: str | None = None
     """Hub revision; a commit hash makes the run repeatable."""
     dtype: Dtype = "float32"
@@ -96,8 +96,14 @@ class TeacherConfig(Section):
     """``auto`` (cuda when present, else cpu) or a torch device."""
     trust_remote_code: bool = False
     """Run Python code that ships with the checkpoint. Off unless asked for."""
-    batch_tokens: int = Field(default=1024, ge=1)
-    """Tokens a batch, padding included."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens a batch; None = what runs fastest, measured at the start. Halved when a batch does not fit into memory."""
+    memory: Literal["auto", "whole", "streamed"] = "auto"
+    """``whole`` holds every block, ``streamed`` one at a time; ``auto`` streams when the weights exceed the free memory."""
+    device_map: str | None = None
+    """Passed on to Transformers, such as ``auto`` to spread a model over several devices; excludes ``streamed``."""
+    quantization: Literal["4bit", "8bit"] | None = None
+    """Load with bitsandbytes in 4 or 8 bits. Quantised states are those of another model, and kept apart."""
     on_long: Literal["error", "drop"] = "error"
     """A prompt longer than the model's context stops the run or drops the row; it is never cut."""
     max_length: int | None = Field(default=None, ge=1)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from probekd.config import RunConfig
-from probekd.extraction import default_positions, encode_task
-from probekd.prompts import orders_read
+from probekd.config import Layout, RunConfig
+from probekd.extraction import Survey, default_positions, survey_task
 from probekd.rundir import RunDirectory
 from probekd.stages import Run
+from probekd.teacher.load import Teacher, free_memory, load_teacher, resolve_model, weight_bytes
 
-WARM_UP_BATCHES = 2
+WARM_UP_ROWS = 24
+WARM_UP_BLOCKS = 2
 
 
 def estimate_run(config: RunConfig) -> dict[str, Any]:
@@ -23,50 +25,67 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
     students' training is not included.
     """
     from probekd.progress import Silent
-    from probekd.teacher.extract import read_states
 
     run = Run(RunDirectory(config.runs_dir / "estimate"), config, Silent())
-    teacher, task = run.teacher, run.drawn
-    task, prompts = encode_task(teacher, task, splits=("train", "unlabelled", *run.eval_splits))
-    sample = [p for rows in prompts.values() for p in rows][: WARM_UP_BATCHES * 8]
-    first = {p.layout: [q for q in sample if q.layout == p.layout] for p in sample}
-    began, done = time.monotonic(), 0
-    for layout, rows in first.items():
-        width = max(len(p.option_bytes) for p in rows)
-        read_states(
-            teacher,
-            rows,
-            positions=default_positions(task, layout),
-            depths=range(teacher.depths + 1),
-            max_options=width,
-            orders=orders_read(task.kind, layout, task.prompt),
-        )
-        done += sum(p.num_tokens for p in rows)
-    rate = done / (time.monotonic() - began)
-    item = 4 if config.teacher.dtype == "float32" else 2
+    teacher = run.teacher
+    task, surveys = survey_task(teacher, run.drawn, splits=("train", "unlabelled", *run.eval_splits))
+    rates = {layout: _rate(teacher, next(s for s in surveys if s.layout == layout)) for layout in layouts(surveys)}
     splits: dict[str, Any] = {}
-    for (split, layout), rows in prompts.items():
-        depths = teacher.depths + 1 if split == "train" else 1
-        positions = default_positions(task, layout)
+    for survey in surveys:
+        depths = teacher.depths + 1 if survey.split == "train" else 1
+        positions = default_positions(task, survey.layout)
         slots = (
-            sum(
-                orders_read(task.kind, layout, task.prompt) if p == "answer" else max(len(q.option_bytes) for q in rows)
-                for p in positions
-            )
-            if split == "train" and rows
-            else max(task.max_options, orders_read(task.kind, layout, task.prompt))
+            sum(survey.orders if p == "answer" else survey.max_options for p in positions)
+            if survey.split == "train"
+            else max(task.max_options, survey.orders)
         )
-        entry = splits.setdefault(split, {"rows": len(rows), "tokens": 0, "bytes": 0})
-        entry["tokens"] += sum(p.num_tokens for p in rows)
-        entry["bytes"] += len(rows) * slots * depths * teacher.width * item
-    tokens = sum(s["tokens"] for s in splits.values())
+        entry = splits.setdefault(survey.split, {"rows": 0, "tokens": 0, "computed": 0, "seconds": 0.0, "bytes": 0})
+        computed = int(survey.computed.sum()) - survey.shared
+        entry["rows"] = len(survey.rows)
+        entry["tokens"] += int(survey.tokens.sum())
+        entry["computed"] += computed
+        entry["seconds"] += computed / rates[survey.layout]
+        entry["bytes"] += len(survey.rows) * slots * depths * teacher.width * teacher.dtype.itemsize
+    total = {name: sum(s[name] for s in splits.values()) for name in ("tokens", "computed", "seconds", "bytes")}
+    rate = total["computed"] / total["seconds"]
     return {
-        "tokens": tokens,
+        **{name: int(total[name]) for name in ("tokens", "computed", "bytes")},
         "tokens_per_second": round(rate, 1),
-        "seconds": round(tokens / rate, 1),
-        "bytes": sum(s["bytes"] for s in splits.values()),
+        "seconds": round(total["seconds"], 1),
+        "memory_bytes": weight_bytes(
+            resolve_model(config.teacher.model, config.teacher.revision), config.teacher.dtype
+        ),
+        "free_memory_bytes": free_memory(str(teacher.device)),
+        "streamed": teacher.weights is not None,
         "splits": splits,
     }
+
+
+def layouts(surveys: Sequence[Survey]) -> list[Layout]:
+    """Layouts of some surveys."""
+    return list(dict.fromkeys(s.layout for s in surveys))
+
+
+def _rate(teacher: Teacher, survey: Survey) -> float:
+    """Computed tokens a second, from a short pass over rows of every length.
+
+    Of a streamed teacher the first blocks alone are loaded and run, and stand for the rest.
+    """
+    from probekd.teacher.check import packable
+    from probekd.teacher.extract import Wanted, read_states
+
+    rows = range(0, len(survey.rows), max(1, len(survey.rows) // WARM_UP_ROWS))
+    prompts = survey.encode(rows)
+    share = 1.0
+    if teacher.weights is not None:
+        blocks = min(WARM_UP_BLOCKS, teacher.depths)
+        share = blocks / teacher.depths
+        teacher = load_teacher(teacher.config.model_copy(update={"memory": "whole"}), depth=blocks)
+    wanted = Wanted(positions=(), depths=(len(teacher.blocks),), max_options=survey.max_options, orders=survey.orders)
+    packed = not packable(teacher, prompts)
+    began = time.monotonic()
+    read_states(teacher, prompts, wanted, packed=packed)
+    return float(share * survey.computed[list(rows)].sum() / (time.monotonic() - began))
 
 
 def print_estimate(found: dict[str, Any]) -> None:
@@ -74,14 +93,22 @@ def print_estimate(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("split", "rows", "tokens", "MB on disk", box=None, header_style="bold")
+    table = Table("split", "rows", "tokens", "computed", "minutes", "MB on disk", box=None, header_style="bold")
     for split, s in found["splits"].items():
-        table.add_row(split, f"{s['rows']:,}", f"{s['tokens']:,}", f"{s['bytes'] / 1e6:,.1f}")
+        cells = (f"{s['rows']:,}", f"{s['tokens']:,}", f"{s['computed']:,}", f"{s['seconds'] / 60:.1f}")
+        table.add_row(split, *cells, f"{s['bytes'] / 1e6:,.1f}")
     console = Console()
     console.print(table)
     minutes, rate = found["seconds"] / 60, found["tokens_per_second"]
     console.print(
-        f"at most {found['tokens']:,} teacher tokens, about {minutes:.1f} minutes at {rate:,.0f} tokens/s here, and "
-        f"{found['bytes'] / 1e6:,.1f} MB of states; training the students comes on top",
+        f"at most {found['tokens']:,} teacher tokens, {found['computed']:,} of them computed (shared beginnings once), about "
+        f"{minutes:.1f} minutes at {rate:,.0f} a second here, and {found['bytes'] / 1e6:,.1f} MB of states; "
+        "training the students comes on top",
+        highlight=False,
+    )
+    held = "one block at a time" if found["streamed"] else "all at once"
+    console.print(
+        f"the teacher's weights take {found['memory_bytes'] / 1e9:.2f} GB, of {found['free_memory_bytes'] / 1e9:.2f} GB free: "
+        f"they are held {held}",
         highlight=False,
     )

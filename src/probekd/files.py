@@ -8,12 +8,15 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from probekd.errors import StoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -65,9 +68,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def json_text(value: Any) -> str:
+    """JSON as it is written; refuses NaN and infinity, which JSON does not have."""
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; refuses NaN and infinity, which JSON does not have."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write JSON atomically."""
+    write_text(path, json_text(value))
 
 
 def read_json(path: Path) -> Any:
@@ -80,7 +88,26 @@ def read_json(path: Path) -> Any:
         raise StoreError(f"{path} is damaged ({error}); remove it and run again") from None
 
 
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file that others may read; its own error for a full disk is made the system's."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path, metadata=dict(metadata))
+    except SafetensorError as error:
+        if "os error 28" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        raise
+    path.chmod(0o644)
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def cache_dir() -> Path:
+    """Where states are kept: the variable PROBEKD_CACHE, else ~/.cache/probekd."""
+    return Path(os.environ.get("PROBEKD_CACHE") or Path.home() / ".cache" / "probekd")

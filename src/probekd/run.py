@@ -27,6 +27,10 @@ class Stage:
     inputs: Callable[[Run], Sequence[object]]
 
 
+# Keys of the teacher's config that decide how fast its states are read, and not what they are.
+SAME_STATES = {"batch_tokens", "memory", "device_map"}
+
+
 def _task_content(task: Task) -> str:
     rows = [
         (name, e.id, e.question, e.options, e.answer, e.subject)
@@ -46,7 +50,7 @@ STAGES: tuple[Stage, ...] = (
         do_extract,
         lambda run: (
             _task_content(run.drawn),
-            run.config.teacher.model_dump_json(exclude={"batch_tokens"}),
+            run.config.teacher.model_dump_json(exclude=SAME_STATES),
             _model_inputs(run.config.teacher.model, run.config.teacher.revision),
             run.config.seed,
         ),

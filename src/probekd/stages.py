@@ -129,9 +129,9 @@ def _state_files(run: Run, states: States | None) -> list[str]:
 
 def do_extract(run: Run) -> Mapping[str, Any]:
     """Read the labelled rows at every depth; check that every other row fits the teacher's context."""
-    from probekd.extraction import encode_task
+    from probekd.extraction import survey_task
 
-    kept, _ = encode_task(run.teacher, run.drawn)
+    kept, _ = survey_task(run.teacher, run.drawn)
     dropped = sorted({e.id for e in run.drawn.rows()} - {e.id for e in kept.rows()})
     run.directory.note(kept.notes)
     # Dropped rows must be known before states are read, so they go into the record of the stage that is under way.

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from probekd.config import Layout, Position
 from probekd.errors import DataError, StoreError
-from probekd.files import file_digest, read_json, replacing
+from probekd.files import file_digest, json_text, read_json, replacing
+from probekd.tasks.base import content_hash
 
 FORMAT = 1
 BLOCK_BYTES = 2**26
@@ -114,13 +115,29 @@ class StateStore:
         return out
 
     def verify(self) -> list[str]:
-        """Names of shards whose bytes do not match the manifest's checksums."""
-        bad = []
+        """Names of files whose bytes are not those that were written, down to the last bit."""
+        bad = [] if _is_sealed(self.directory / "manifest.json") else ["manifest.json"]
         for entry in [*self.manifest["shards"], self.manifest["index"]]:
             path = self.directory / entry["file"]
             if not path.is_file() or file_digest(path) != entry["sha256"]:
                 bad.append(entry["file"])
         return bad
+
+
+def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with a checksum of itself."""
+    return {**manifest, "sha256": content_hash(json_text(manifest))}
+
+
+def _is_sealed(path: Path) -> bool:
+    """Whether a manifest's bytes are those that were written; a change that JSON does not see is one too."""
+    manifest = read_json(path)
+    if not isinstance(manifest, dict):
+        return False
+    bare = {name: value for name, value in manifest.items() if name != "sha256"}
+    # Stores of before there were seals have neither key; their shards' checksums are looked at all the same.
+    old = "sha256" not in manifest and "pass" not in manifest
+    return old or path.read_bytes() == json_text(seal(bare)).encode()
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,28 @@ from transformers import (
     BertConfig,
     BertModel,
     BertTokenizer,
+    BloomConfig,
+    BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -29,6 +43,10 @@ from probekd.tasks.base import Example
 
 FAMILIES = ("llama", "llama-tied", "qwen2", "qwen3", "gemma3", "gemma2", "gpt2", "bert")
 CAUSAL = FAMILIES[:-1]
+# Further ways of knowing where a token stands and what it may see, for the tests of packing.
+MORE_CAUSAL = ("mistral", "gpt_neox", "opt", "phi3", "qwen2-window", "mixtral")
+# Models that work out by themselves what a token sees, whatever they are told.
+NOT_PACKABLE = ("bloom", "gpt_neo")
 CONTEXT = 256
 TEXTS = (
     "What does a cow eat? A. grass B. stones C. light Answer: A",
@@ -96,6 +114,42 @@ def build_model(family: str, vocabulary: int) -> torch.nn.Module:
     if family == "gpt2":
         size = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": CONTEXT, "initializer_range": 0.2}
         return GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, bos_token_id=0, eos_token_id=0, **size))
+    small = {k: v for k, v in grouped.items() if k != "num_key_value_heads"}
+    if family == "mistral":
+        return MistralForCausalLM(MistralConfig(**grouped, num_hidden_layers=3, sliding_window=8))
+    if family == "mixtral":
+        experts = {"num_local_experts": 3, "num_experts_per_tok": 2}
+        return MixtralForCausalLM(MixtralConfig(**grouped, num_hidden_layers=3, **experts))
+    if family == "qwen2-window":
+        window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
+        return Qwen2ForCausalLM(Qwen2Config(**grouped, num_hidden_layers=4, **window))
+    if family == "phi3":
+        return Phi3ForCausalLM(Phi3Config(**grouped, num_hidden_layers=3, pad_token_id=0))
+    if family == "gpt_neox":
+        return GPTNeoXForCausalLM(GPTNeoXConfig(**small, num_hidden_layers=3))
+    if family == "opt":
+        size = {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "init_std": 0.2}
+        return OPTForCausalLM(
+            OPTConfig(
+                vocab_size=vocabulary, word_embed_proj_dim=32, max_position_embeddings=CONTEXT, pad_token_id=0, **size
+            )
+        )
+    if family == "bloom":
+        return BloomForCausalLM(
+            BloomConfig(vocab_size=vocabulary, hidden_size=32, n_layer=3, n_head=4, initializer_range=0.2)
+        )
+    if family == "gpt_neo":
+        size = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 4, "num_heads": 4, "window_size": 8}
+        types = [[["global", "local"], 2]]
+        return GPTNeoForCausalLM(
+            GPTNeoConfig(
+                vocab_size=vocabulary,
+                max_position_embeddings=CONTEXT,
+                attention_types=types,
+                initializer_range=0.2,
+                **size,
+            )
+        )
     if family == "gemma3":
         return Gemma3ForCausalLM(Gemma3TextConfig(**gemma, layer_types=["sliding_attention", "full_attention"] * 2))
     if family == "gemma2":

@@ -4,25 +4,23 @@ import random
 
 import pytest
 
-from probekd.teacher.batching import shard_slices, token_batches
+from probekd.teacher.batching import fitting, shard_slices
 
 
+@pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("budget", [1, 64, 1000])
-def test_batches_hold_every_row_once_within_the_budget(budget: int) -> None:
+def test_a_batch_is_as_full_as_it_can_be(budget: int, padded: bool) -> None:
     draw = random.Random(0)
-    lengths = [draw.randint(1, 90) for _ in range(200)]
-    batches = list(token_batches(lengths, budget))
-    assert sorted(i for batch in batches for i in batch) == list(range(200))
-    for batch in batches:
-        assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= budget
+    sizes = sorted((draw.randint(1, 90) for _ in range(200)), reverse=True)
+    while sizes:
+        count = fitting(sizes, budget, padded=padded)
 
+        def room(n: int, sizes: list[int] = sizes) -> int:
+            return n * sizes[0] if padded else sum(sizes[:n])
 
-def test_batches_are_longest_first_and_as_full_as_they_can_be() -> None:
-    assert list(token_batches([3, 9, 3, 10, 3, 2], 10)) == [[3], [1], [0, 2, 4], [5]]
-
-
-def test_no_rows_no_batches() -> None:
-    assert list(token_batches([], 10)) == []
+        assert count == 1 or room(count) <= budget
+        assert count == len(sizes) or room(count + 1) > budget
+        sizes = sizes[count:]
 
 
 @pytest.mark.parametrize(

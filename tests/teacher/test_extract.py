@@ -8,13 +8,15 @@ import pytest
 import torch
 from tiny import CAUSAL
 
-from probekd.config import TeacherConfig
 from probekd.errors import ModelError
 from probekd.prompts import PromptEncoder
 from probekd.tasks.base import Task
 from probekd.teacher import extract as extract_module
-from probekd.teacher.extract import check_pass, read_states
+from probekd.teacher import passes as passes_module
+from probekd.teacher.check import check_pass
+from probekd.teacher.extract import Wanted, read_states
 from probekd.teacher.load import Teacher
+from probekd.teacher.passes import Budget
 
 TeacherOf = Callable[[str], Teacher]
 
@@ -31,7 +33,7 @@ def test_label_logits_are_the_models_own(family: str, teacher_of: TeacherOf, cho
     rows = choices.rows()
     prompts = [encoder.encode(e, "listed") for e in rows]
     tokens = [encoder.label_tokens(e) for e in rows]
-    reading = read_states(teacher, prompts, positions=[], depths=[], max_options=5, label_tokens=tokens)
+    reading = read_states(teacher, prompts, Wanted(positions=[], depths=[], max_options=5, label_tokens=tokens))
     assert reading.label_logits is not None and reading.option_loglik is None
     for got, prompt, labels in zip(reading.label_logits, prompts, tokens, strict=True):
         assert len(set(labels)) == len(labels)
@@ -45,7 +47,7 @@ def test_option_likelihood_is_the_models_own(family: str, teacher_of: TeacherOf,
     teacher = teacher_of(family)
     encoder = PromptEncoder(teacher.tokenizer, choices)
     prompts = [encoder.encode(e, "branched") for e in choices.rows()]
-    reading = read_states(teacher, prompts, positions=[], depths=[], max_options=5, likelihood=True)
+    reading = read_states(teacher, prompts, Wanted(positions=[], depths=[], max_options=5, likelihood=True))
     assert reading.option_loglik is not None and reading.label_logits is None
     for got, example in zip(reading.option_loglik, choices.rows(), strict=True):
         prefix = f"Question: {example.question}\nAnswer:"
@@ -61,16 +63,16 @@ def test_option_likelihood_is_the_models_own(family: str, teacher_of: TeacherOf,
 def test_likelihood_in_small_pieces_is_the_same(llama: Teacher, choices: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = PromptEncoder(llama.tokenizer, choices)
     prompts = [encoder.encode(e, "branched") for e in choices.rows()]
-    whole = read_states(llama, prompts, positions=[], depths=[], max_options=5, likelihood=True).option_loglik
+    whole = read_states(llama, prompts, Wanted(positions=[], depths=[], max_options=5, likelihood=True)).option_loglik
     monkeypatch.setattr(extract_module, "_LOGITS_AT_ONCE", 1)
-    parts = read_states(llama, prompts, positions=[], depths=[], max_options=5, likelihood=True).option_loglik
+    parts = read_states(llama, prompts, Wanted(positions=[], depths=[], max_options=5, likelihood=True)).option_loglik
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
 def test_labels_that_begin_alike_share_their_token(llama: Teacher, kinds_of_text: Task) -> None:
     row = kinds_of_text.rows()[0]
     prompt = PromptEncoder(llama.tokenizer, kinds_of_text).encode(row, "listed")
-    reading = read_states(llama, [prompt], positions=[], depths=[], max_options=3, label_tokens=[[50, 60, 50]])
+    reading = read_states(llama, [prompt], Wanted(positions=[], depths=[], max_options=3, label_tokens=[[50, 60, 50]]))
     logits = full_logits(llama, prompt.sequences[0].tokens)[-1]
     assert reading.label_logits is not None
     expected = [logits[50] - np.log(2), logits[60], logits[50] - np.log(2)]
@@ -85,12 +87,16 @@ def test_batch_size_changes_nothing(family: str, teacher_of: TeacherOf, choices:
     depths = range(teacher.depths + 1)
     readings = [
         read_states(
-            replace(teacher, config=TeacherConfig(model=teacher.name, batch_tokens=budget)),
+            teacher,
             prompts,
-            positions=["option_end", "option_mean"],
-            depths=depths,
-            max_options=5,
-            likelihood=not teacher.encoder,
+            Wanted(
+                positions=["option_end", "option_mean"],
+                depths=depths,
+                max_options=5,
+                likelihood=not teacher.encoder,
+            ),
+            packed=not teacher.encoder,
+            budget=Budget(budget),
         )
         for budget in (1, 100, 10**6)
     ]
@@ -107,7 +113,9 @@ def test_absent_options_are_zero(llama: Teacher, choices: Task) -> None:
     encoder = PromptEncoder(llama.tokenizer, choices)
     rows = choices.rows()
     prompts = [encoder.encode(e, "listed") for e in rows]
-    states = read_states(llama, prompts, positions=["option_end"], depths=[1], max_options=6).states["option_end"]
+    states = read_states(llama, prompts, Wanted(positions=["option_end"], depths=[1], max_options=6)).states[
+        "option_end"
+    ]
     for i, example in enumerate(rows):
         assert bool((states[0, i, : len(example.options)].abs().sum(-1) > 0).all())
         assert not bool(states[0, i, len(example.options) :].any())
@@ -147,12 +155,12 @@ def test_check_pass_finds_a_teacher_taken_apart_wrongly(
 def test_check_pass_finds_a_norm_applied_in_the_hook(
     llama: Teacher, prompt_and_labels: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hooks = extract_module.state_hooks
+    hooks = passes_module.state_hooks
 
     def normed(teacher: Teacher, depths: object, visit: Callable[[int, torch.Tensor], None], **options: bool) -> object:
         return hooks(teacher, depths, lambda k, h: visit(k, teacher.norm(h) if k == teacher.depths else h), **options)
 
-    monkeypatch.setattr(extract_module, "state_hooks", normed)
+    monkeypatch.setattr(passes_module, "state_hooks", normed)
     with pytest.raises(ModelError, match="our state at depth 3 differs"):
         check_pass(llama, *prompt_and_labels)
 
@@ -169,7 +177,7 @@ def test_states_that_are_not_finite_name_depth_position_and_row(llama: Teacher, 
     handle = llama.blocks[1].register_forward_hook(spoil)
     try:
         with pytest.raises(ModelError, match=r"depth 2, position answer, row '[a-e]' is not finite"):
-            read_states(llama, prompts, positions=["answer"], depths=[0, 1, 2], max_options=5)
+            read_states(llama, prompts, Wanted(positions=["answer"], depths=[0, 1, 2], max_options=5))
         with pytest.raises(ModelError, match=r"depth 2, row 'a' is not finite"):
             check_pass(llama, prompts[0], None)
     finally:

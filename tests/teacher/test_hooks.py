@@ -6,10 +6,18 @@ import pytest
 import torch
 from tiny import FAMILIES
 
-from probekd.teacher.hooks import StopPass, run_body, state_hooks
+from probekd.prompts import TokenSequence
+from probekd.teacher.batching import PaddedBatch
+from probekd.teacher.hooks import StopPass, entering, run_body, state_hooks
 from probekd.teacher.load import Teacher
+from probekd.teacher.packing import Branch
 
 TOKENS = list(range(3, 30))
+
+
+def padded(*sequences: list[int]) -> PaddedBatch:
+    made = [TokenSequence(tokens=tuple(s), answer=len(s) - 1) for s in sequences]
+    return PaddedBatch([Branch(row=i, turn=0, first=0, sequence=s) for i, s in enumerate(made)])
 
 
 def ours(
@@ -17,7 +25,7 @@ def ours(
 ) -> dict[int, torch.Tensor]:
     seen: dict[int, torch.Tensor] = {}
     with torch.inference_mode(), state_hooks(teacher, depths, lambda k, h: seen.update({k: h.clone()}), stop=stop):
-        run_body(teacher, sequences)
+        run_body(teacher, padded(*sequences))
     return seen
 
 
@@ -76,7 +84,7 @@ def test_hooks_are_gone_afterwards_even_after_an_error(llama: Teacher) -> None:
     # Transformers leaves hooks of its own on the blocks.
     before = [(dict(b._forward_hooks), dict(b._forward_pre_hooks)) for b in llama.blocks]
     with pytest.raises(RuntimeError, match="in the visit"), state_hooks(llama, [0, 2], fail, stop=True):
-        run_body(llama, [TOKENS])
+        run_body(llama, padded(TOKENS))
     assert [(dict(b._forward_hooks), dict(b._forward_pre_hooks)) for b in llama.blocks] == before
 
 
@@ -85,6 +93,18 @@ def test_blocks_that_return_a_tuple(llama: Teacher, monkeypatch: pytest.MonkeyPa
     forward = llama.blocks[1].forward
     monkeypatch.setattr(llama.blocks[1], "forward", lambda *args, **kwargs: (forward(*args, **kwargs),))
     torch.testing.assert_close(ours(llama, [TOKENS, TOKENS], [2])[2], expected)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_a_pass_can_enter_further_up(family: str, teacher_of: Callable[[str], Teacher]) -> None:
+    teacher = teacher_of(family)
+    whole = ours(teacher, [TOKENS], [1, 2, 3])
+    with entering(teacher, 1, whole[2]):
+        # Entered with the states of depth 2, block 1 makes what it would of them.
+        other = ours(teacher, [TOKENS], [2])[2]
+    with entering(teacher, 1, whole[1]):
+        torch.testing.assert_close(ours(teacher, [TOKENS[::-1]], [2])[2], whole[2], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(other, whole[2], rtol=0.05)
 
 
 def test_no_model_can_swallow_the_stop() -> None:

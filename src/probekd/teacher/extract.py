@@ -12,17 +12,17 @@ import torch
 from probekd.config import Position
 from probekd.errors import ModelError
 from probekd.progress import Progress, Silent
-from probekd.prompts import Prompt, TokenSequence
-from probekd.teacher.batching import token_batches
-from probekd.teacher.hooks import run_body, state_hooks
+from probekd.prompts import Prompt
+from probekd.teacher.batching import Batch
 from probekd.teacher.load import Teacher
+from probekd.teacher.packing import branches_of
+from probekd.teacher.passes import Budget, plan_work, run_work
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # Vocabulary logits of this many numbers at a time: 128 MiB in float32.
 _LOGITS_AT_ONCE = 2**25
-_SELF_CHECK_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,124 +48,147 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Branch:
-    """One sequence and where its options go: row of the reading, number of its order, index of its first option."""
+class Wanted:
+    """What is read of each row.
 
-    row: int
-    turn: int
-    first: int
-    sequence: TokenSequence
+    Attributes:
+        positions: Positions to keep.
+        depths: Depths to keep, each in 0..L, ascending.
+        max_options: k of the arrays.
+        orders: m, the most option orders that a row has (``prompts.orders_read``).
+        label_tokens: For each row the token ids of its labels; None = no ``label_token`` readout.
+        likelihood: Score the ``scored`` span of each sequence.
+    """
+
+    positions: Sequence[Position]
+    depths: Sequence[int]
+    max_options: int
+    orders: int = 1
+    label_tokens: Sequence[Sequence[int]] | None = None
+    likelihood: bool = False
+
+    @property
+    def outputs(self) -> bool:
+        """Whether the last state is needed, for the output readouts."""
+        return self.label_tokens is not None or self.likelihood
+
+    def visited(self, teacher: Teacher) -> list[int]:
+        """Depths that a pass must visit."""
+        return sorted({*self.depths, *([teacher.depths] if self.outputs else [])})
+
+
+class Collector:
+    """Takes what is wanted from the states that a pass visits."""
+
+    def __init__(self, teacher: Teacher, prompts: Sequence[Prompt], wanted: Wanted, progress: Progress | None = None):
+        k, m, n = wanted.max_options, wanted.orders, len(prompts)
+        slots: dict[Position, tuple[int, ...]] = {"answer": (), "option_end": (k,), "option_mean": (k,)}
+        self._teacher, self._prompts, self._wanted = teacher, prompts, wanted
+        self._progress = progress or Silent()
+        self._place = {depth: i for i, depth in enumerate(wanted.depths)}
+        self._last = max(wanted.visited(teacher))
+        self._states: dict[Position, Tensor] = {
+            p: torch.zeros((len(wanted.depths), n, m, *slots[p], teacher.width), dtype=teacher.dtype)
+            for p in wanted.positions
+        }
+        self._label_logits = np.full((n, m, k), np.nan) if wanted.label_tokens is not None else None
+        self._loglik = np.full((n, k), np.nan) if wanted.likelihood else None
+        self._picks: tuple[Batch, _Picks] | None = None
+
+    def visit(self, depth: int, batch: Batch, hidden: Tensor) -> None:
+        """Take from the states (tokens of the batch, d) of one depth; see ``passes.BatchVisit``."""
+        if self._picks is None or self._picks[0] is not batch:
+            self._picks = batch, _Picks(batch, hidden.device)
+        if depth in self._place:
+            for position, states in self._states.items():
+                self._picks[1].store(position, hidden, states[self._place[depth]])
+        if depth == self._teacher.depths:
+            if self._label_logits is not None:
+                assert self._wanted.label_tokens is not None
+                _read_label_logits(self._teacher, hidden, batch, self._wanted.label_tokens, self._label_logits)
+            if self._loglik is not None:
+                _read_likelihood(self._teacher, hidden, batch, self._loglik)
+        if depth == self._last:
+            self._progress.advance(sum(len(m.sequence.tokens) for m in batch.members))
+
+    def reading(self) -> Reading:
+        """What was taken.
+
+        Raises:
+            ModelError: a state is not finite; names row, depth and position.
+        """
+        _check_finite(self._states, self._wanted.depths, self._prompts)
+        counts = [len(p.sequences) if p.layout == "listed" else 1 for p in self._prompts]
+        options = [len(p.option_bytes) for p in self._prompts]
+        logits = self._label_logits
+        return Reading(
+            states={p: over_orders(p, tensor, counts) for p, tensor in self._states.items()},
+            label_logits=None if logits is None else logits_over_orders(logits, counts, options),
+            option_loglik=self._loglik,
+        )
 
 
 def read_states(
     teacher: Teacher,
     prompts: Sequence[Prompt],
+    wanted: Wanted,
     *,
-    positions: Sequence[Position],
-    depths: Sequence[int],
-    max_options: int,
-    orders: int = 1,
-    label_tokens: Sequence[Sequence[int]] | None = None,
-    likelihood: bool = False,
+    packed: bool = True,
+    budget: Budget | None = None,
     progress: Progress | None = None,
 ) -> Reading:
-    """Run the teacher over prompts in batches of similar length and keep only what was asked for.
+    """Run a teacher that is in memory over rows of one layout, and keep only what is wanted.
 
     Args:
         teacher: The frozen model.
-        prompts: Rows of one layout.
-        positions: Positions to keep.
-        depths: Depths to keep, each in 0..L.
-        max_options: k of the returned arrays.
-        orders: m, the most option orders that a row has (``prompts.orders_read``).
-        label_tokens: For each row the token ids of its labels; None = no ``label_token`` readout.
-        likelihood: Score the ``scored`` span of each sequence.
-        progress: Told the tokens as they are done.
+        prompts: The rows.
+        wanted: What is kept.
+        packed: Whether the model's attention can be packed (``check.packable``).
+        budget: Tokens a batch; None = the config's.
+        progress: Told the tokens as they are done; those of shared beginnings count for every row.
 
     Raises:
-        ModelError: a state is not finite; names row, depth and position.
+        ModelError: a state is not finite, or a row does not fit into memory.
     """
-    progress = progress or Silent()
-    device, dtype = teacher.device, next(teacher.body.parameters()).dtype
-    slots: dict[Position, tuple[int, ...]] = {"answer": (), "option_end": (max_options,), "option_mean": (max_options,)}
-    states: dict[Position, Tensor] = {
-        p: torch.zeros((len(depths), len(prompts), orders, *slots[p], teacher.width), dtype=dtype) for p in positions
-    }
-    label_logits = np.full((len(prompts), orders, max_options), np.nan) if label_tokens is not None else None
-    loglik = np.full((len(prompts), max_options), np.nan) if likelihood else None
-    outputs = label_tokens is not None or likelihood
-    wanted = sorted({*depths, *([teacher.depths] if outputs else [])})
-    place = {depth: i for i, depth in enumerate(depths)}
-    branches = [branch for row, prompt in enumerate(prompts) for branch in _branches(row, prompt)]
-
-    for batch in token_batches([len(b.sequence.tokens) for b in branches], teacher.config.batch_tokens):
-        members = [branches[i] for i in batch]
-        picks = _Picks(members, device)
-
-        def visit(depth: int, hidden: Tensor, picks: _Picks = picks, members: list[_Branch] = members) -> None:
-            if depth in place:
-                for position in positions:
-                    picks.store(position, hidden, states[position][place[depth]])
-            if outputs and depth == teacher.depths:
-                if label_logits is not None:
-                    assert label_tokens is not None
-                    _read_label_logits(teacher, hidden, members, label_tokens, label_logits)
-                if loglik is not None:
-                    _read_likelihood(teacher, hidden, members, loglik)
-
-        with torch.inference_mode(), state_hooks(teacher, wanted, visit, stop=True):
-            run_body(teacher, [m.sequence.tokens for m in members])
-        progress.advance(sum(len(m.sequence.tokens) for m in members))
-
-    _check_finite(states, depths, prompts)
-    counts = [len(p.sequences) if p.layout == "listed" else 1 for p in prompts]
-    options = [len(p.option_bytes) for p in prompts]
-    return Reading(
-        states={p: over_orders(p, tensor, counts) for p, tensor in states.items()},
-        label_logits=None if label_logits is None else logits_over_orders(label_logits, counts, options),
-        option_loglik=loglik,
+    collector = Collector(teacher, prompts, wanted, progress)
+    plan = plan_work(teacher, [branches_of(i, p) for i, p in enumerate(prompts)], packed=packed)
+    run_work(
+        teacher, plan, wanted.visited(teacher), collector.visit, budget or Budget(teacher.config.batch_tokens or 1024)
     )
-
-
-def _branches(row: int, prompt: Prompt) -> list[_Branch]:
-    """A ``listed`` prompt has one sequence for each order, a ``branched`` one for each option."""
-    if prompt.layout == "listed":
-        return [_Branch(row=row, turn=turn, first=0, sequence=s) for turn, s in enumerate(prompt.sequences)]
-    return [_Branch(row=row, turn=0, first=first, sequence=s) for first, s in enumerate(prompt.sequences)]
+    return collector.reading()
 
 
 class _Picks:
     """Index tensors of one batch: computed once, used at every depth."""
 
-    def __init__(self, members: Sequence[_Branch], device: torch.device) -> None:
-        answers = [(b, m.sequence.answer, m.row, m.turn) for b, m in enumerate(members) if m.first == 0]
+    def __init__(self, batch: Batch, device: torch.device) -> None:
+        members = list(enumerate(batch.members))
+        answers = [(batch.at(b, m.sequence.answer), m.row, m.turn) for b, m in members if m.first == 0]
         spans = [
-            (b, a, z, m.row, m.turn, m.first + j)
-            for b, m in enumerate(members)
-            for j, (a, z) in enumerate(m.sequence.options)
+            (b, a, z, m.row, m.turn, m.first + j) for b, m in members for j, (a, z) in enumerate(m.sequence.options)
         ]
-        tokens = [(b, t, s) for s, (b, a, z, *_) in enumerate(spans) for t in range(a, z)]
-        self.answer_at = torch.tensor([a[:2] for a in answers], dtype=torch.long, device=device).reshape(-1, 2)
-        self.answer_rows = torch.tensor([a[2:] for a in answers], dtype=torch.long).reshape(-1, 2)
-        self.end_at = torch.tensor([(b, z - 1) for b, _, z, *_ in spans], dtype=torch.long, device=device).reshape(
-            -1, 2
-        )
-        self.token_at = torch.tensor(tokens, dtype=torch.long, device=device).reshape(-1, 3)
+        tokens = [(batch.at(b, t), s) for s, (b, a, z, *_) in enumerate(spans) for t in range(a, z)]
+
+        def numbers(rows: Sequence[Sequence[int]], width: int) -> Tensor:
+            return torch.tensor(rows, dtype=torch.long).reshape(-1, width)
+
+        at = numbers(answers, 3)
+        self.answer_at, self.answer_rows = at[:, 0].to(device), at[:, 1:]
+        self.end_at = torch.tensor([batch.at(b, z - 1) for b, _, z, *_ in spans], dtype=torch.long, device=device)
+        self.token_at = numbers(tokens, 2).to(device)
         self.span_lengths = torch.tensor([z - a for _, a, z, *_ in spans], dtype=torch.float32, device=device)
-        self.option_rows = torch.tensor([s[3:] for s in spans], dtype=torch.long).reshape(-1, 3)
+        self.option_rows = numbers([s[3:] for s in spans], 3)
 
     def store(self, position: Position, hidden: Tensor, out: Tensor) -> None:
         """Copy this batch's states of one depth and position into ``out``: (n, m, d) or (n, m, k, d)."""
         if position == "answer":
-            out[self.answer_rows[:, 0], self.answer_rows[:, 1]] = hidden[self.answer_at[:, 0], self.answer_at[:, 1]].to(
-                "cpu"
-            )
+            out[self.answer_rows[:, 0], self.answer_rows[:, 1]] = hidden[self.answer_at].to("cpu")
             return
         if position == "option_end":
-            picked = hidden[self.end_at[:, 0], self.end_at[:, 1]]
+            picked = hidden[self.end_at]
         else:
             sums = torch.zeros(len(self.span_lengths), hidden.shape[-1], device=hidden.device)
-            sums.index_add_(0, self.token_at[:, 2], hidden[self.token_at[:, 0], self.token_at[:, 1]].float())
+            sums.index_add_(0, self.token_at[:, 1], hidden[self.token_at[:, 0]].float())
             picked = (sums / self.span_lengths[:, None]).to(hidden.dtype)
         out[self.option_rows[:, 0], self.option_rows[:, 1], self.option_rows[:, 2]] = picked.to("cpu")
 
@@ -213,8 +236,8 @@ def logits_over_orders(logits: np.ndarray, counts: Sequence[int], options: Seque
     return out
 
 
-def _vocabulary_logits(teacher: Teacher, hidden: Tensor, tokens: Tensor | None = None) -> Tensor:
-    """Logits in float32 from pre-norm states (m, d): all of the vocabulary, or only ``tokens``."""
+def vocabulary_logits(teacher: Teacher, hidden: Tensor, tokens: Tensor | None = None) -> Tensor:
+    """Logits in float32 from pre-norm states (..., d): all of the vocabulary, or only ``tokens``."""
     assert teacher.head_weight is not None
     normed = teacher.norm(hidden) if teacher.norm is not None else hidden
     weight = teacher.head_weight if tokens is None else teacher.head_weight[tokens]
@@ -227,13 +250,13 @@ def _vocabulary_logits(teacher: Teacher, hidden: Tensor, tokens: Tensor | None =
 
 
 def _read_label_logits(
-    teacher: Teacher, hidden: Tensor, members: Sequence[_Branch], label_tokens: Sequence[Sequence[int]], out: np.ndarray
+    teacher: Teacher, hidden: Tensor, batch: Batch, label_tokens: Sequence[Sequence[int]], out: np.ndarray
 ) -> None:
-    rows = torch.stack([hidden[b, m.sequence.answer] for b, m in enumerate(members)])
-    distinct = sorted({t for m in members for t in label_tokens[m.row]})
+    at = torch.tensor([batch.at(b, m.sequence.answer) for b, m in enumerate(batch.members)], device=hidden.device)
+    distinct = sorted({t for m in batch.members for t in label_tokens[m.row]})
     column = {token: i for i, token in enumerate(distinct)}
-    logits = _vocabulary_logits(teacher, rows, torch.tensor(distinct, device=hidden.device)).cpu().numpy()
-    for values, member in zip(logits, members, strict=True):
+    logits = vocabulary_logits(teacher, hidden[at], torch.tensor(distinct, device=hidden.device)).cpu().numpy()
+    for values, member in zip(logits, batch.members, strict=True):
         tokens = label_tokens[member.row]
         # Labels that begin with the same token share its probability evenly: the readout cannot tell them apart.
         shares = np.array([tokens.count(t) for t in tokens])
@@ -241,17 +264,25 @@ def _read_label_logits(
         out[member.row, member.turn, list(member.sequence.order)] = values[[column[t] for t in tokens]] - np.log(shares)
 
 
-def _read_likelihood(teacher: Teacher, hidden: Tensor, members: Sequence[_Branch], out: np.ndarray) -> None:
-    # The token at t is predicted by the state at t - 1.
-    flat = [(i, t - 1, m.sequence.tokens[t]) for i, m in enumerate(members) for t in range(*m.sequence.scored)]
-    at = torch.tensor(flat, dtype=torch.long, device=hidden.device)
-    sums = torch.zeros(len(members), dtype=torch.float64, device=hidden.device)
+def _read_likelihood(teacher: Teacher, hidden: Tensor, batch: Batch, out: np.ndarray) -> None:
+    # The token at t is predicted by the state at t - 1; options that continue one trunk share the first of these.
+    said = [
+        (batch.at(i, t - 1), i, m.sequence.tokens[t])
+        for i, m in enumerate(batch.members)
+        for t in range(*m.sequence.scored)
+    ]
+    said.sort()
+    flat = torch.tensor(said, dtype=torch.long, device=hidden.device)
+    at, which = flat[:, 0].unique_consecutive(return_inverse=True)
+    sums = torch.zeros(len(batch.members), dtype=torch.float64, device=hidden.device)
     assert teacher.head_weight is not None
-    for part in at.split(max(1, _LOGITS_AT_ONCE // teacher.head_weight.shape[0])):
-        logits = _vocabulary_logits(teacher, hidden[part[:, 0], part[:, 1]])
-        said = logits.gather(1, part[:, 2:]).squeeze(1) - logits.logsumexp(dim=1)
-        sums.index_add_(0, part[:, 0], said.double())
-    for value, member in zip(sums.tolist(), members, strict=True):
+    step = max(1, _LOGITS_AT_ONCE // teacher.head_weight.shape[0])
+    for start in range(0, len(at), step):
+        logits = vocabulary_logits(teacher, hidden[at[start : start + step]])
+        mine = (which >= start) & (which < start + step)
+        rows, members, tokens = which[mine] - start, flat[mine, 1], flat[mine, 2]
+        sums.index_add_(0, members, (logits[rows, tokens] - logits.logsumexp(dim=1)[rows]).double())
+    for value, member in zip(sums.tolist(), batch.members, strict=True):
         out[member.row, member.first] = value
 
 
@@ -259,52 +290,11 @@ def _check_finite(states: dict[Position, Tensor], depths: Sequence[int], prompts
     for position, tensor in states.items():
         if not bool(torch.isfinite(tensor).all()):
             bad = (~torch.isfinite(tensor.flatten(2))).any(dim=2).nonzero()[0]
-            raise _not_finite(depths[int(bad[0])], f"position {position}, row {prompts[int(bad[1])].id!r}")
+            raise not_finite(depths[int(bad[0])], f"position {position}, row {prompts[int(bad[1])].id!r}")
 
 
-def _not_finite(depth: int, where: str) -> ModelError:
+def not_finite(depth: int, where: str) -> ModelError:
+    """The error of a state that overflowed."""
     return ModelError(
         f"the teacher's state at depth {depth}, {where} is not finite (NaN or infinity); load it in float32, and check its weights"
     )
-
-
-def check_pass(teacher: Teacher, prompt: Prompt, label_tokens: Sequence[int] | None) -> None:
-    """Compare our pass on one row with Transformers' own ``output_hidden_states`` and logits, before trusting it.
-
-    One short forward pass buys certainty about the block stack, the depth convention, the norm and the head of an
-    architecture that no test has met.
-
-    Raises:
-        ModelError: they differ by more than rounding, or a state is not finite; names what and where.
-    """
-    sequence = prompt.sequences[0]
-    seen: dict[int, Tensor] = {}
-    depths = range(teacher.depths + 1)
-    with torch.inference_mode():
-        ids = torch.tensor([sequence.tokens], device=teacher.device)
-        theirs = teacher.model(input_ids=ids, output_hidden_states=True)
-        with state_hooks(teacher, depths, lambda depth, hidden: seen.update({depth: hidden.clone()}), stop=True):
-            run_body(teacher, [sequence.tokens])
-        broken = [depth for depth, hidden in seen.items() if not bool(torch.isfinite(hidden).all())]
-        if broken:
-            raise _not_finite(broken[0], f"row {prompt.id!r}")
-        last = seen[teacher.depths]
-        if teacher.norm is not None:
-            seen[teacher.depths] = teacher.norm(last)
-        pairs = [(f"state at depth {k}", seen[k], theirs.hidden_states[k]) for k in depths]
-        if label_tokens is not None:
-            labels = torch.tensor(label_tokens, device=teacher.device)
-            ours = _vocabulary_logits(teacher, last[:, sequence.answer], labels)
-            pairs.append(("logits of the label tokens", ours, theirs.logits[:, sequence.answer][:, labels]))
-    for what, ours, reference in pairs:
-        _expect_equal(what, ours, reference, teacher)
-
-
-def _expect_equal(what: str, ours: Tensor, theirs: Tensor, teacher: Teacher) -> None:
-    tolerance = _SELF_CHECK_TOLERANCE[teacher.config.dtype]
-    error = float((ours.float() - theirs.float()).abs().max() / theirs.float().abs().max().clamp_min(1e-30))
-    if not error <= tolerance:
-        raise ModelError(
-            f"{teacher.name}: our {what} differs from Transformers' own by {error:.1e} (relative; at most {tolerance:.0e} is rounding); "
-            f"the architecture {type(teacher.body).__name__} is not supported"
-        )

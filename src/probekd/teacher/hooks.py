@@ -1,4 +1,4 @@
-"""Hooks that hand over the residual stream at chosen depths and, if wanted, end the pass there."""
+"""Hooks that hand over the residual stream at chosen depths, end the pass there, or begin it further up."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from probekd.teacher.batching import Batch
 from probekd.teacher.load import Teacher
 
 if TYPE_CHECKING:
     import torch
+
+Visit = Callable[[int, "torch.Tensor"], None]
 
 
 class StopPass(BaseException):
@@ -17,9 +20,7 @@ class StopPass(BaseException):
 
 
 @contextmanager
-def state_hooks(
-    teacher: Teacher, depths: Sequence[int], visit: Callable[[int, torch.Tensor], None], *, stop: bool
-) -> Iterator[None]:
+def state_hooks(teacher: Teacher, depths: Sequence[int], visit: Visit, *, stop: bool) -> Iterator[None]:
     """Call ``visit(depth, states)`` with states of shape (batch, tokens, d) during each forward pass.
 
     Depth 0 is what enters the first block; depth k is what leaves block k, before the final norm.
@@ -63,24 +64,24 @@ def state_hooks(
             handle.remove()
 
 
-def run_body(teacher: Teacher, sequences: Sequence[Sequence[int]]) -> None:
-    """One forward pass over right-padded sequences, without LM head or KV cache.
+@contextmanager
+def entering(teacher: Teacher, block: int, states: torch.Tensor) -> Iterator[None]:
+    """Have the pass enter a block (0-based) with these states, whatever the blocks below made."""
 
-    A causal model gets no attention mask: a token cannot see the padding to its right, so its states are exact, and
-    SDPA keeps its fast causal kernel. An encoder sees both ways and gets one.
-    """
-    import torch
+    def replace(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
 
-    longest = max(len(s) for s in sequences)
-    # Nothing reads the padding, so any token serves; the tokenizer's pad token may lie beyond the embedding (Qwen2).
-    ids = torch.tensor([[*s, *[0] * (longest - len(s))] for s in sequences], device=teacher.device)
-    inputs: dict[str, Any] = {"input_ids": ids}
-    if teacher.encoder:
-        lengths = torch.tensor([len(s) for s in sequences], device=teacher.device)
-        inputs["attention_mask"] = (torch.arange(longest, device=teacher.device) < lengths[:, None]).long()
-    else:
-        inputs["use_cache"] = False
+    handle = teacher.blocks[block].register_forward_pre_hook(replace, with_kwargs=True)
     try:
-        teacher.body(**inputs)
+        yield
+    finally:
+        handle.remove()
+
+
+def run_body(teacher: Teacher, batch: Batch) -> None:
+    """One forward pass of a batch, without LM head or KV cache."""
+    try:
+        with batch.attention(teacher):
+            teacher.body(**batch.inputs(teacher))
     except StopPass:
         return

@@ -11,14 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from probekd.config import TeacherConfig
 from probekd.errors import ModelError, StoreError
-from probekd.files import file_digest, read_json, write_json
+from probekd.files import cache_dir, file_digest, read_json, write_json
 from probekd.tasks.base import content_hash
+from probekd.teacher.blocks import BlockWeights, block_path, find_stack, first_blocks, offloaded
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
 _NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm")
+# Why a family's GGUF files are not read; Llama's are compared with their safetensors in tests/teacher/test_gguf.py.
+_QWEN = "Transformers releases have un-permuted its queries and keys, which llama.cpp never permuted, and dropped its biases"
+GGUF_REFUSED = {
+    "qwen2": _QWEN,
+    "qwen3": _QWEN,
+    "other": "their conversion back to Transformers was not compared with the original weights",
+}
 _FINGERPRINTED = ("*.safetensors", "*.bin", "*.json", "*.model", "*.jinja", "*.txt", "*.py", "*.gguf")
 
 
@@ -30,7 +38,9 @@ class Teacher:
         name: As the user gave it.
         model: The loaded model, in eval mode; run whole only to check our own pass against it.
         body: The base model, without LM head.
-        blocks: Its L blocks in order.
+        blocks: Its blocks in order: all L of them, or the first ones where the rest were not loaded.
+        depths: L, the number of blocks that the model has; depths run from 0 to L.
+        weights: Where the blocks' weights come from when they are not in memory (``streamed``), else None.
         norm: The final norm, or None where the architecture has none (BERT).
         head_weight: Output embedding of shape (vocabulary, d); None = no output readouts (encoder, or no trained head).
         head_bias: Bias of shape (vocabulary,), or None.
@@ -45,6 +55,8 @@ class Teacher:
     body: Any
     tokenizer: PreTrainedTokenizerBase
     blocks: tuple[Any, ...]
+    depths: int
+    weights: BlockWeights | None
     norm: Any | None
     head_weight: torch.Tensor | None
     head_bias: torch.Tensor | None
@@ -55,9 +67,16 @@ class Teacher:
     config: TeacherConfig
 
     @property
-    def depths(self) -> int:
-        """Number of blocks L; depths run from 0 to L."""
-        return len(self.blocks)
+    def whole(self) -> bool:
+        """Whether every block is there."""
+        return len(self.blocks) == self.depths
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the states."""
+        import torch
+
+        return getattr(torch, self.config.dtype)  # type: ignore[no-any-return]
 
     @property
     def width(self) -> int:
@@ -66,8 +85,8 @@ class Teacher:
 
     @property
     def device(self) -> torch.device:
-        """Where the body lives."""
-        return next(self.body.parameters()).device  # type: ignore[no-any-return]
+        """Where token ids go."""
+        return self.body.get_input_embeddings().weight.device  # type: ignore[no-any-return]
 
     @property
     def attention(self) -> str:
@@ -76,12 +95,14 @@ class Teacher:
 
 
 def resolve_model(model: str | Path, revision: str | None = None) -> Path:
-    """Directory of a model: a local one as it is, a Hub id after download.
+    """Directory of a model: a local one as it is, a Hub id after download; a GGUF file is its own path.
 
     Raises:
         ModelError: no such directory and no such (reachable) Hub model, or a directory that is no model.
     """
     path = Path(model)
+    if path.suffix == ".gguf" and path.is_file():
+        return path
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{path}: not a Transformers model directory: config.json is missing")
@@ -108,15 +129,11 @@ def resolve_model(model: str | Path, revision: str | None = None) -> Path:
         ) from None
 
 
-def cache_dir() -> Path:
-    """The states cache: the variable PROBEKD_CACHE, else ~/.cache/probekd."""
-    return Path(os.environ.get("PROBEKD_CACHE") or Path.home() / ".cache" / "probekd")
-
-
 def model_fingerprint(directory: Path) -> str:
     """Hash over the names and contents of a model directory's files.
 
-    Digests are remembered by path, size and modification time, since hashing a large model takes a while.
+    Digests are remembered by path, size and modification time, since hashing a large model takes a while. A GGUF file
+    has everything in itself.
     """
     memo_path = cache_dir() / "fingerprints.json"
     try:
@@ -125,7 +142,8 @@ def model_fingerprint(directory: Path) -> str:
         memo = {}
     digests = {}
     known = len(memo)
-    for file in sorted({f for pattern in _FINGERPRINTED for f in directory.glob(pattern)}):
+    inside = {f for pattern in _FINGERPRINTED for f in directory.glob(pattern)}
+    for file in sorted(inside) if directory.is_dir() else [directory]:
         if file.name in ("probekd.json", "README.md"):
             continue
         stat = file.stat()
@@ -136,6 +154,12 @@ def model_fingerprint(directory: Path) -> str:
     if len(memo) > known:
         write_json(memo_path, memo)
     return content_hash(*(f"{name}={digest}" for name, digest in digests.items()))
+
+
+def _fingerprint(source: Path, config: TeacherConfig) -> str:
+    """The model's, and how it is quantised: that makes another model of it."""
+    plain = model_fingerprint(source)
+    return content_hash(plain, config.quantization) if config.quantization else plain
 
 
 @contextlib.contextmanager
@@ -160,7 +184,7 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
 
     try:
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+            return AutoTokenizer.from_pretrained(**gguf_source(directory), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{directory}: its tokenizer cannot be loaded: {_first_line(error)}") from None
 
@@ -172,40 +196,35 @@ def is_encoder(config: Any) -> bool:
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
 
 
-def load_teacher(config: TeacherConfig | str | Path) -> Teacher:
+def load_teacher(config: TeacherConfig | str | Path, *, depth: int | None = None) -> Teacher:
     """Load a teacher, frozen, in evaluation mode.
+
+    Args:
+        config: What to load, and how.
+        depth: Load the first blocks alone, for passes that go no further; None = all of them.
 
     Raises:
         ModelError: not a model, an architecture without a recognisable stack of blocks, or an encoder-decoder.
     """
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-
     if not isinstance(config, TeacherConfig):
         config = TeacherConfig(model=str(config))
-    directory = resolve_model(config.model, config.revision)
-    options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-    try:
-        with quiet_transformers():
-            model_config = AutoConfig.from_pretrained(directory, **options)
-            if getattr(model_config, "is_encoder_decoder", False):
-                raise ModelError(
-                    f"{config.model}: encoder-decoder teachers are not supported; use a decoder or an encoder"
-                )
-            encoder = is_encoder(model_config)
-            family = AutoModel if encoder else AutoModelForCausalLM
-            loaded: Any = family.from_pretrained(
-                directory, dtype=getattr(torch, config.dtype), output_loading_info=True, **options
-            )
-            model, report = loaded
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{config.model}: cannot be loaded as a teacher: {_first_line(error)}") from None
+    source = resolve_model(config.model, config.revision)
+    with _reported(config.model), quiet_transformers():
+        model_config = _load_config(source, config)
+        text_config = model_config.get_text_config()
+        depths = int(text_config.num_hidden_layers)
+        if depth is not None and not 0 <= depth <= depths:
+            raise ModelError(f"{config.model}: there is no depth {depth}; it has {depths} blocks")
+        if depth is not None:
+            first_blocks(text_config, max(1, depth))
+        encoder = is_encoder(model_config)
+        streamed = _streams(config, source)
+        model, missing, weights = _load_model(source, config, model_config, encoder=encoder, streamed=streamed)
     body = model if encoder else model.base_model
-    missing = sorted(report["missing_keys"])
+    cut = depth is not None and depth < depths
     head = (
         None
-        if encoder or any("head" in key or "embed_out" in key for key in missing)
+        if encoder or cut or any("head" in key or "embed_out" in key for key in missing)
         else model.get_output_embeddings()
     )
     lost = [key for key in missing if "head" not in key and "embed_out" not in key and "pooler" not in key]
@@ -213,41 +232,153 @@ def load_teacher(config: TeacherConfig | str | Path) -> Teacher:
         raise ModelError(
             f"{config.model}: {len(lost)} weights are missing from the checkpoint, such as {lost[0]}; its states would be random"
         )
-    device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    model.requires_grad_(False).eval().to(device)
-    text_config = body.config.get_text_config()
+    model.requires_grad_(False).eval()
     return Teacher(
         name=config.model,
         model=model,
         body=body,
-        tokenizer=load_tokenizer(directory, trust_remote_code=config.trust_remote_code),
-        blocks=_find_blocks(body, int(text_config.num_hidden_layers), config.model),
+        tokenizer=load_tokenizer(source, trust_remote_code=config.trust_remote_code),
+        blocks=tuple(find_stack(body, int(text_config.num_hidden_layers), config.model)),
+        depths=depths,
+        weights=weights,
         norm=_find_norm(body),
         head_weight=None if head is None else head.weight,
         head_bias=None if head is None else getattr(head, "bias", None),
         softcap=getattr(text_config, "final_logit_softcapping", None),
         encoder=encoder,
         max_length=config.max_length or int(getattr(text_config, "max_position_embeddings", 0) or 2**31),
-        fingerprint=model_fingerprint(directory),
+        fingerprint=_fingerprint(source, config),
         config=config,
     )
 
 
-def _find_blocks(body: Any, count: int, name: str) -> tuple[Any, ...]:
-    """The one module list with as many members as the config has layers; names differ by family (layers, h, layer)."""
-    from torch import nn
+@contextlib.contextmanager
+def _reported(name: str) -> Iterator[None]:
+    """Turn what Transformers and its parts raise on a bad model into one sentence."""
+    from safetensors import SafetensorError
 
-    lists = [
-        m
-        for m in body.modules()
-        if isinstance(m, nn.ModuleList) and len(m) == count and m[0].__class__ is not nn.ModuleList
-    ]
-    if not lists:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ModelError(f"{name}: cannot be loaded as a teacher: {_first_line(error)}") from None
+
+
+def _load_config(source: Path, config: TeacherConfig) -> Any:
+    from transformers import AutoConfig
+
+    where = gguf_source(source)
+    found = AutoConfig.from_pretrained(**where, trust_remote_code=config.trust_remote_code)
+    if getattr(found, "is_encoder_decoder", False):
+        raise ModelError(f"{config.model}: encoder-decoder teachers are not supported; use a decoder or an encoder")
+    return found
+
+
+def _load_model(
+    source: Path, config: TeacherConfig, model_config: Any, *, encoder: bool, streamed: bool
+) -> tuple[Any, list[str], BlockWeights | None]:
+    """The model, the names of weights that its checkpoint lacks, and where streamed blocks come from."""
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    family: Any = AutoModel if encoder else AutoModelForCausalLM
+    options: dict[str, Any] = {
+        **gguf_source(source),
+        "config": model_config,
+        "dtype": getattr(torch, config.dtype),
+        "trust_remote_code": config.trust_remote_code,
+        "output_loading_info": True,
+    }
+    if streamed:
+        path = block_path(family, model_config, config, encoder=encoder)
+        return offloaded(family, options, path, _device(config))
+    if config.quantization:
+        options["quantization_config"] = _quantization(config)
+    if config.device_map:
+        options["device_map"] = config.device_map
+    model, report = family.from_pretrained(**options)
+    if not config.device_map and not config.quantization:
+        model.to(_device(config))
+    return model, sorted(report["missing_keys"]), None
+
+
+def _device(config: TeacherConfig) -> str:
+    import torch
+
+    return config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _quantization(config: TeacherConfig) -> Any:
+    import importlib.util
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError("teacher.quantization needs bitsandbytes: pip install bitsandbytes")
+    if config.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=getattr(torch, config.dtype))
+
+
+def _streams(config: TeacherConfig, source: Path) -> bool:
+    """Whether blocks are loaded one at a time: when asked for, or when the weights exceed the free memory."""
+    if config.memory == "streamed":
+        if config.device_map or config.quantization or source.suffix == ".gguf":
+            raise ModelError(
+                f"{config.model}: teacher.memory: streamed reads blocks from safetensors by name; "
+                "it cannot be combined with device_map, quantization or a GGUF file"
+            )
+        return True
+    if config.memory == "whole" or config.device_map or config.quantization or source.suffix == ".gguf":
+        return False
+    return weight_bytes(source, config.dtype) > free_memory(_device(config))
+
+
+def weight_bytes(source: Path, dtype: str) -> int:
+    """Bytes that the weights of a directory take in memory when they are loaded as ``dtype``."""
+    from safetensors import safe_open
+
+    total = 0
+    for file in source.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                count = 1
+                for size in tensors.get_slice(name).get_shape():
+                    count *= size
+                total += count
+    return total * (4 if dtype == "float32" else 2)
+
+
+def free_memory(device: str) -> int:
+    """Bytes that can be taken on a device without swapping."""
+    import psutil  # type: ignore[import-untyped]
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+    return int(psutil.virtual_memory().available)
+
+
+def gguf_source(source: Path) -> dict[str, Any]:
+    """Where Transformers finds a model: a directory, or a GGUF file in one.
+
+    Raises:
+        ModelError: a GGUF file of a family whose conversion is not known to be right.
+    """
+    if source.suffix != ".gguf":
+        return {"pretrained_model_name_or_path": source}
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise ModelError(f"{source}: reading GGUF files needs the package gguf: pip install 'probekd[gguf]'") from None
+    field = GGUFReader(source).fields.get("general.architecture")
+    family = bytes(field.parts[field.data[0]]).decode() if field else "?"
+    if family != "llama":
         raise ModelError(
-            f"{name}: no stack of {count} blocks found in {type(body).__name__}; this architecture is not supported"
+            f"{source}: GGUF files of the family {family!r} are refused: {GGUF_REFUSED.get(family, GGUF_REFUSED['other'])}; "
+            "use the model's safetensors"
         )
-    # The outermost comes first in modules(): lists inside a block (experts, heads) may have the same length.
-    return tuple(lists[0])
+    return {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
 
 
 def _find_norm(body: Any) -> Any | None:

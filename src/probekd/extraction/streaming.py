@@ -1,0 +1,101 @@
+"""Shards of a teacher that is streamed: read together, depth by depth, and cut apart at the end."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from probekd.extraction import shards
+from probekd.progress import Progress
+from probekd.teacher.extract import Collector
+from probekd.teacher.packing import branches_of
+from probekd.teacher.passes import BatchVisit, plan_work
+from probekd.teacher.streamed import stream_work
+
+if TYPE_CHECKING:
+    from probekd.extraction.job import Job
+
+# States of one depth that are held at a time; decides how many rows share one reading of the weights.
+DEPTH_BYTES = 2**30
+
+
+def passes(job: Job, pending: list[int]) -> list[list[int]]:
+    """Shards in runs that are read in one pass over the weights."""
+    slots = job.survey.orders * sum(1 if p == "answer" else job.survey.max_options for p in job.positions)
+    row_bytes = slots * job.teacher.width * job.teacher.dtype.itemsize
+    found: list[list[int]] = []
+    rows = 0
+    for number in pending:
+        rows += len(job.shards[number])
+        if not found or rows * row_bytes > DEPTH_BYTES:
+            found.append([])
+            rows = len(job.shards[number])
+        found[-1].append(number)
+    return found
+
+
+def stream(job: Job, numbers: list[int], plan: Mapping[str, Any], progress: Progress) -> None:
+    """Compute some shards in one pass; what a depth gave is kept, so that a killed pass goes on with the next."""
+    prompts = job.survey.encode(row for n in numbers for row in job.shards[n])
+    wanted = job.wanted(prompts)
+    deepest = max(wanted.visited(job.teacher))
+    tokens = sum(p.num_tokens for p in prompts)
+    scratch = job.directory / f".pass-{numbers[0]:05}-{numbers[-1]:05}"
+    scratch.mkdir(exist_ok=True)
+
+    @contextmanager
+    def read(depth: int) -> Iterator[BatchVisit]:
+        kept = (depth,) if depth in wanted.depths else ()
+        last = depth == job.teacher.depths
+        here = replace(
+            wanted,
+            depths=kept,
+            label_tokens=wanted.label_tokens if last else None,
+            likelihood=wanted.likelihood and last,
+        )
+        collector = Collector(job.teacher, prompts, here)
+        yield collector.visit
+        if kept or here.outputs:
+            reading = collector.reading()
+            shards.write_tensors(
+                _depth(scratch, depth),
+                reading.states if kept else {},
+                shards.columns(prompts, reading, job.survey.orders),
+            )
+        progress.advance(tokens * (depth + 1) // (deepest + 1) - tokens * depth // (deepest + 1))
+
+    work = plan_work(job.teacher, [branches_of(i, p) for i, p in enumerate(prompts)], packed=plan["packed"])
+    stream_work(job.teacher, work, deepest, read, scratch, plan["batch_tokens"])
+    _cut(job, numbers, scratch, deepest)
+    shutil.rmtree(scratch)
+
+
+def _depth(scratch: Path, depth: int) -> Path:
+    return scratch / f"{depth:05}.safetensors"
+
+
+def _cut(job: Job, numbers: list[int], scratch: Path, deepest: int) -> None:
+    """Write each shard from what the depths gave of its rows."""
+    from safetensors import safe_open
+
+    columns = shards.header(_depth(scratch, deepest))
+    start = 0
+    for number in numbers:
+        rows = slice(start, start + len(job.shards[number]))
+        start = rows.stop
+        states: dict[Any, list[torch.Tensor]] = {p: [] for p in job.positions}
+        for depth in job.depths:
+            with safe_open(_depth(scratch, depth), framework="pt") as tensors:
+                for position in job.positions:
+                    states[position].append(tensors.get_slice(position)[:, rows].clone())
+        shards.write_tensors(
+            job.shard(number),
+            {p: torch.cat(parts) for p, parts in states.items()},
+            {name: values[rows] for name, values in columns.items()},
+        )

@@ -1,0 +1,132 @@
+"""A model's blocks apart from the rest of it: only the first ones, or one at a time from its safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from probekd.config import TeacherConfig
+from probekd.errors import ModelError
+from probekd.files import cache_dir
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def find_stack(body: Any, count: int, name: str) -> Any:
+    """The one module list with as many members as the config has layers; names differ by family (layers, h, layer).
+
+    Raises:
+        ModelError: there is none.
+    """
+    from torch import nn
+
+    lists = [
+        m
+        for m in body.modules()
+        if isinstance(m, nn.ModuleList) and len(m) == count and m[0].__class__ is not nn.ModuleList
+    ]
+    if not lists:
+        raise ModelError(
+            f"{name}: no stack of {count} blocks found in {type(body).__name__}; this architecture is not supported"
+        )
+    # The outermost comes first in modules(): lists inside a block (experts, heads) may have the same length.
+    return lists[0]
+
+
+def first_blocks(config: Any, count: int) -> None:
+    """Change a model's text config so that only the first blocks are built, and the others' weights never read."""
+    for name, value in list(vars(config).items()):
+        # Per-block lists, such as layer_types and no_rope_layers, must have one entry for each block that is left.
+        if isinstance(value, list) and len(value) == config.num_hidden_layers:
+            setattr(config, name, value[:count])
+    config.num_hidden_layers = count
+
+
+def block_path(family: Any, model_config: Any, config: TeacherConfig, *, encoder: bool) -> str:
+    """Name of the stack of blocks in a model, such as ``model.layers``, from a model without weights."""
+    import torch
+
+    with torch.device("meta"):
+        model = family.from_config(model_config, trust_remote_code=config.trust_remote_code)
+    body = model if encoder else model.base_model
+    stack = find_stack(body, int(model_config.get_text_config().num_hidden_layers), config.model)
+    return str(next(name for name, module in model.named_modules() if module is stack))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockWeights:
+    """Weights of blocks that are not in memory.
+
+    Attributes:
+        tensors: By full name; reading one opens its safetensors file.
+        path: Name of the stack of blocks.
+        dtype: Type that they are computed in.
+        device: Where they are computed.
+        folder: Holds weights that are not in the checkpoint as the model wants them; gone when this is.
+    """
+
+    tensors: Mapping[str, Tensor]
+    path: str
+    dtype: Any
+    device: str
+    folder: Any
+
+    @contextmanager
+    def loaded(self, block: Any, number: int) -> Iterator[None]:
+        """Have block ``number`` (0-based) in memory for the duration."""
+        from accelerate.utils import set_module_tensor_to_device
+
+        names = [name for name, _ in block.named_parameters()]
+        for name in names:
+            value = self.tensors[f"{self.path}.{number}.{name}"]
+            kept = self.dtype if value.is_floating_point() else value.dtype
+            set_module_tensor_to_device(block, name, self.device, value=value.to(kept))
+        try:
+            yield
+        finally:
+            for name in names:
+                set_module_tensor_to_device(block, name, "meta")
+
+
+def offloaded(family: Any, options: Mapping[str, Any], path: str, device: str) -> tuple[Any, list[str], BlockWeights]:
+    """Load a model without its blocks; which file has which weight is accelerate's knowledge."""
+    import tempfile
+
+    import torch
+    from accelerate.hooks import remove_hook_from_module
+
+    with torch.device("meta"):
+        skeleton = family.from_config(options["config"], trust_remote_code=options["trust_remote_code"])
+    where = {name: place if place == "disk" else device for name, place in _places(skeleton, path).items()}
+    root = cache_dir() / "offload"
+    root.mkdir(parents=True, exist_ok=True)
+    # Weights that Transformers converts while loading (experts in one tensor) are written here, as long as we live.
+    folder = tempfile.TemporaryDirectory(dir=root)
+    model, report = family.from_pretrained(**options, device_map=where, offload_folder=folder.name)
+    hooks = (getattr(m, "_hf_hook", None) for m in model.modules())
+    maps = (getattr(hook, "weights_map", None) for hook in hooks)
+    index = next(m.dataset for m in maps if m is not None)
+    remove_hook_from_module(model, recurse=True)
+    weights = BlockWeights(tensors=index, path=path, dtype=options["dtype"], device=device, folder=folder)
+    return model, sorted(report["missing_keys"]), weights
+
+
+def _places(model: Any, path: str) -> dict[str, str]:
+    """A device map: every module stays but the blocks."""
+    places: dict[str, str] = {}
+
+    def walk(module: Any, prefix: str) -> None:
+        for name, child in module.named_children():
+            full = f"{prefix}{name}"
+            if full == path:
+                places.update({f"{full}.{i}": "disk" for i in range(len(child))})
+            elif path.startswith(f"{full}."):
+                walk(child, f"{full}.")
+            else:
+                places[full] = "stay"
+
+    walk(model, "")
+    return places

@@ -1,0 +1,133 @@
+"""Is our pass the model's own? Compared on a few rows, before it is trusted with many."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from probekd.errors import ModelError
+from probekd.prompts import Prompt
+from probekd.teacher.attention import PrefixKeys
+from probekd.teacher.batching import Batch, PackedBatch, PaddedBatch
+from probekd.teacher.extract import not_finite, vocabulary_logits
+from probekd.teacher.load import Teacher
+from probekd.teacher.packing import Branch, Tree, branches_of, common_length, first_read, tree_of
+from probekd.teacher.passes import Work, run_batch
+from probekd.teacher.streamed import stream_work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Relative to the largest number of a state. Rounding differs with the shapes that are multiplied.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+PACKED_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+
+
+def check_pass(teacher: Teacher, prompt: Prompt, label_tokens: Sequence[int] | None) -> None:
+    """Compare our pass on one row with Transformers' own ``output_hidden_states`` and logits, before trusting it.
+
+    One short forward pass buys certainty about the block stack, the depth convention, the norm and the head of an
+    architecture that no test has met.
+
+    Raises:
+        ModelError: they differ by more than rounding, or a state is not finite; names what and where.
+    """
+    branch = branches_of(0, prompt)[0]
+    sequence = branch.sequence
+    depths = range(len(teacher.blocks) + 1)
+    ids = torch.tensor([sequence.tokens], device=teacher.device)
+    with torch.inference_mode():
+        theirs = teacher.model(input_ids=ids, output_hidden_states=True)
+        (seen,) = states_of(teacher, [PaddedBatch([branch])])
+        broken = [depth for depth, hidden in seen.items() if not bool(torch.isfinite(hidden).all())]
+        if broken:
+            raise not_finite(broken[0], f"row {prompt.id!r}")
+        last = seen[depths[-1]]
+        if teacher.norm is not None:
+            seen[depths[-1]] = teacher.norm(last)
+        pairs = [(f"state at depth {k}", seen[k], theirs.hidden_states[k]) for k in depths]
+        if label_tokens is not None and teacher.whole:
+            labels = torch.tensor(label_tokens, device=teacher.device)
+            ours = vocabulary_logits(teacher, last[:, sequence.answer], labels)
+            pairs.append(("logits of the label tokens", ours, theirs.logits[:, sequence.answer][:, labels]))
+    for what, ours, reference in pairs:
+        error = relative_error(ours, reference)
+        tolerance = TOLERANCE[teacher.config.dtype]
+        if not error <= tolerance:
+            raise ModelError(
+                f"{teacher.name}: our {what} differs from Transformers' own by {error:.1e} (relative; at most {tolerance:.0e} "
+                f"is rounding); the architecture {type(teacher.body).__name__} is not supported"
+            )
+
+
+def packable(teacher: Teacher, prompts: Sequence[Prompt]) -> str:
+    """Why a model's rows cannot be packed; empty when they can.
+
+    The shortest and the longest of the rows are read as a group that shares whatever they begin with, and compared with
+    each of their sequences read alone. Of a streamed teacher as many blocks run as it takes to meet every kind.
+    """
+    if teacher.encoder:
+        return "an encoder reads both ways, so nothing can be shared"
+    ends = sorted(prompts, key=lambda p: (max(len(s.tokens) for s in p.sequences), p.id))
+    prefix, packed = _packed([branches_of(i, p) for i, p in enumerate((ends[0], ends[-1]))], teacher)
+    alone = [PaddedBatch([member]) for member in packed.members]
+    name = type(teacher.body).__name__
+    try:
+        (together, *each) = states_of(teacher, [packed, *alone], first=prefix)
+    except Exception as error:
+        return f"{name} cannot be packed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    for number, (member, theirs) in enumerate(zip(packed.members, each, strict=True)):
+        tokens = range(first_read(member.sequence), len(member.sequence.tokens))
+        at = torch.tensor([packed.at(number, t) for t in tokens], device=teacher.device)
+        for depth, states in theirs.items():
+            apart = relative_error(together[depth][0, at], states[0, tokens.start :])
+            if not apart <= PACKED_TOLERANCE[teacher.config.dtype]:
+                return f"{name} does not attend as it is told: packed states differ by {apart:.1e} at depth {depth}"
+    return ""
+
+
+def _packed(rows: Sequence[Sequence[Branch]], teacher: Teacher) -> tuple[PackedBatch | None, PackedBatch]:
+    """The rows as one group, whatever it saves: what they share, and what each has besides."""
+    trees = [tree_of(branches) for branches in rows]
+    first, last = (t.branches[0].sequence.tokens for t in trees)
+    read = (first_read(b.sequence) for t in trees for b in t.branches)
+    shared = min(common_length(first, last), *read, *(t.trunk for t in trees))
+    keys = PrefixKeys(length=shared) if shared else None
+    prefix = PackedBatch.prefix(first[:shared], teacher.device, keys) if keys else None
+    rest = [Tree(skipped=shared, trunk=t.trunk - shared, branches=t.branches) for t in trees]
+    return prefix, PackedBatch.rows(rest, teacher.device, keys)
+
+
+def states_of(teacher: Teacher, batches: Sequence[Batch], first: Batch | None = None) -> list[dict[int, Tensor]]:
+    """States (rows, columns, d) of some batches by depth, after ``first`` has run, at every depth that is at hand."""
+    seen: dict[int, dict[int, Tensor]] = {id(batch): {} for batch in batches}
+
+    def keep(depth: int, batch: Batch, states: Tensor) -> None:
+        if id(batch) in seen:
+            seen[id(batch)][depth] = states.view(*batch.shape, -1).clone()
+
+    order = [*([first] if first else []), *batches]
+    if teacher.weights is None:
+        for batch in order:
+            run_batch(teacher, batch, range(len(teacher.blocks) + 1), keep)
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            work = [Work(items=(b,), sizes=(1,), padded=False, batch=lambda some: some[0]) for b in order]
+            stream_work(teacher, work, _every_kind(teacher), lambda _: nullcontext(keep), Path(scratch), 1)
+    return [seen[id(batch)] for batch in batches]
+
+
+def _every_kind(teacher: Teacher) -> int:
+    """How many blocks it takes to meet each of the model's kinds of them, such as local and global attention."""
+    kinds = getattr(teacher.body.config.get_text_config(), "layer_types", None) or [""]
+    return max(kinds.index(kind) for kind in set(kinds)) + 1
+
+
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference, relative to the largest number of the reference."""
+    return float((ours.float() - theirs.float()).abs().max() / theirs.float().abs().max().clamp_min(1e-30))

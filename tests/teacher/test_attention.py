@@ -1,0 +1,136 @@
+"""Packed rows against the same rows read one by one by Transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import CAUSAL, MORE_CAUSAL, NOT_PACKABLE
+
+from probekd.config import PromptConfig
+from probekd.prompts import PromptEncoder
+from probekd.tasks.base import Task
+from probekd.teacher import check as check_module
+from probekd.teacher.attention import NAME, PrefixKeys
+from probekd.teacher.batching import PackedBatch
+from probekd.teacher.check import packable, states_of
+from probekd.teacher.load import Teacher
+from probekd.teacher.packing import Tree, branches_of, tree_of
+
+TeacherOf = Callable[[str], Teacher]
+SHARED = 9
+
+
+def prompts_of(teacher: Teacher, task: Task, layout: str) -> list:
+    encoder = PromptEncoder(teacher.tokenizer, task, encoder=teacher.encoder)
+    return [encoder.encode(e, layout) for e in task.rows()]
+
+
+@pytest.mark.parametrize("layout", ["listed", "branched"])
+@pytest.mark.parametrize("shared", [0, SHARED])
+@pytest.mark.parametrize("family", [*CAUSAL, *MORE_CAUSAL])
+def test_packed_states_are_those_of_each_sequence_alone(
+    family: str, shared: int, layout: str, teacher_of: TeacherOf, choices: Task
+) -> None:
+    from dataclasses import replace
+
+    teacher = teacher_of(family)
+    # Longer than the windows of the families that have one, and shared by all rows.
+    task = replace(choices, prompt=PromptConfig(instruction="Answer: the red cow eats grass, here is the sun."))
+    rows = [branches_of(i, p) for i, p in enumerate(prompts_of(teacher, task, layout))]
+    keys = PrefixKeys(length=shared) if shared else None
+    prefix = None
+    if keys is not None:
+        tokens = rows[0][0].sequence.tokens[:shared]
+        assert all(b.sequence.tokens[:shared] == tokens for branches in rows for b in branches)
+        prefix = PackedBatch.prefix(tokens, teacher.device, keys)
+    trees = [tree_of(branches) for branches in rows]
+    trees = [Tree(skipped=shared, trunk=t.trunk - shared, branches=t.branches) for t in trees]
+    batch = PackedBatch.rows(trees, teacher.device, keys)
+    if layout == "branched":
+        assert batch.shape[1] < sum(len(b.sequence.tokens) - shared for branches in rows for b in branches)
+    (ours,) = states_of(teacher, [batch], first=prefix)
+    assert list(ours) == list(range(teacher.depths + 1))
+    for number, member in enumerate(batch.members):
+        tokens = member.sequence.tokens
+        with torch.inference_mode():
+            theirs = teacher.model(input_ids=torch.tensor([tokens]), output_hidden_states=True).hidden_states
+        at = [batch.at(number, t) for t in range(shared, len(tokens))]
+        for depth in ours:
+            mine = ours[depth][0, at]
+            if depth == teacher.depths and teacher.norm is not None:
+                mine = teacher.norm(mine)
+            reference = theirs[depth][0, shared:]
+            error = (mine - reference).abs().max() / reference.abs().max()
+            assert error <= 1e-4, (member.row, member.first, depth, float(error))
+
+
+@pytest.mark.parametrize("family", [*CAUSAL, *MORE_CAUSAL])
+@pytest.mark.parametrize("layout", ["listed", "branched"])
+def test_the_families_are_found_packable(family: str, layout: str, teacher_of: TeacherOf, choices: Task) -> None:
+    teacher = teacher_of(family)
+    before = teacher.attention
+    assert packable(teacher, prompts_of(teacher, choices, layout)) == ""
+    assert teacher.attention == before != NAME
+
+
+@pytest.mark.parametrize("family", NOT_PACKABLE)
+def test_a_model_that_does_not_listen_is_found_out(family: str, teacher_of: TeacherOf, choices: Task) -> None:
+    teacher = teacher_of(family)
+    before = teacher.attention
+    assert "cannot be packed" in (why := packable(teacher, prompts_of(teacher, choices, "branched"))) or "attend" in why
+    assert teacher.attention == before
+
+
+def test_an_encoder_is_not_packed(teacher_of: TeacherOf, choices: Task) -> None:
+    teacher = teacher_of("bert")
+    assert "both ways" in packable(teacher, prompts_of(teacher, choices, "listed"))
+
+
+@pytest.mark.parametrize("broken", ["position", "branch", "prefix", "window"])
+def test_the_check_finds_what_is_broken(
+    broken: str, teacher_of: TeacherOf, choices: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from probekd.teacher import attention as module
+
+    teacher = teacher_of("gemma3" if broken == "window" else "llama")
+    prompts = prompts_of(teacher, choices, "branched")
+    if broken == "position":
+        places = module._places
+
+        def shifted(tree: Tree) -> tuple[list[int], list[int]]:
+            positions, branch = places(tree)
+            return [p + (b > 1) for p, b in zip(positions, branch, strict=True)], branch
+
+        monkeypatch.setattr(module, "_places", shifted)
+    elif broken == "branch":
+        places = module._places
+        monkeypatch.setattr(module, "_places", lambda tree: (places(tree)[0], [0] * len(places(tree)[0])))
+    elif broken == "prefix":
+        attend = module._rows
+        monkeypatch.setattr(
+            module, "_rows", lambda s, p, m, w: attend(s, p, m, w) * (1.0 if p.prefix is None else 1.01)
+        )
+    else:
+        mask = module.Packing.mask
+        monkeypatch.setattr(module.Packing, "mask", lambda self, window, dtype: mask(self, None, dtype))
+    assert "does not attend as it is told" in packable(teacher, prompts)
+
+
+def test_a_prefix_of_all_but_the_read_tokens_is_tried(
+    llama: Teacher, choices: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    prefix = check_module.PackedBatch.prefix
+    monkeypatch.setattr(
+        check_module.PackedBatch, "prefix", lambda tokens, *rest: (made.append(len(tokens)), prefix(tokens, *rest))[1]
+    )
+    packable(llama, prompts_of(llama, choices, "branched"))
+    assert made and made[0] >= 1
+
+
+def test_the_models_on_disk_are_not_changed(model_dir: Callable[[str], Path], llama: Teacher, choices: Task) -> None:
+    packable(llama, prompts_of(llama, choices, "listed"))
+    assert llama.body.config._attn_implementation == "sdpa"
