@@ -12,9 +12,7 @@ benchmarks/results/probes_memory.json.
 from __future__ import annotations
 
 import argparse
-import os
 import platform
-import re
 import statistics
 import sys
 import tempfile
@@ -27,10 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
-from threadpoolctl import threadpool_info
 
 import memory
 from generated import CLASSES, FOLDS, SEED, Job, generate, measured_spectrum, task_of, write_store
@@ -53,6 +49,7 @@ from solvers import (
     ours,
     ours_at,
 )
+from surroundings import machine
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = ((500, 576, 31), (2000, 576, 31), (2000, 2048, 25))
@@ -70,21 +67,6 @@ Size = tuple[int, int, int]
 def say(text: str) -> None:
     """Progress, on stderr."""
     print(text, file=sys.stderr, flush=True)
-
-
-def machine() -> dict[str, Any]:
-    """Cores, memory and threads; nothing that names the machine."""
-    info = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
-    return {
-        "cpu": model[1] if model else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "ram_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "threads": {
-            "torch": torch.get_num_threads(),
-            "blas": max((p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"), default=1),
-        },
-    }
 
 
 def versions() -> dict[str, str | None]:

@@ -6,6 +6,7 @@ import contextlib
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,22 +82,53 @@ def verify_stores() -> dict[str, list[str]]:
 
 
 def collect(keep: int) -> list[CachedStore]:
-    """Remove stores, least recently used first, until at most ``keep`` bytes are left; returns what was removed."""
+    """Remove stores, least recently used first, until at most ``keep`` bytes are left; returns what was removed.
+
+    What a run directory links to stays: removing it here would free nothing. So does what a process is filling.
+    """
     stores = list_stores()
     total = sum(s.bytes for s in stores)
     removed = []
     for store in stores:
         if total <= keep:
             break
-        if not store.finished and time.time() - store.used < UNFINISHED_SECONDS:
-            continue
         directory = cache_dir() / "states" / store.key
-        # Without its manifest a directory is unfinished to every reader, so nobody trusts one that is half removed.
-        (directory / "manifest.json").unlink(missing_ok=True)
-        shutil.rmtree(directory)
+        if _is_linked(directory) or (not store.finished and time.time() - store.used < UNFINISHED_SECONDS):
+            continue
+        with _held(store.key) as mine:
+            if not mine:
+                continue
+            # Without its manifest a directory is unfinished to every reader, so nobody trusts one half removed.
+            (directory / "manifest.json").unlink(missing_ok=True)
+            shutil.rmtree(directory)
         removed.append(store)
         total -= store.bytes
     return removed
+
+
+def _is_linked(directory: Path) -> bool:
+    """Whether a run directory has names of its own for the store's files."""
+    manifest = directory / "manifest.json"
+    return manifest.is_file() and manifest.stat().st_nlink > 1
+
+
+@contextlib.contextmanager
+def _held(key: str) -> Iterator[bool]:
+    """Hold a store against processes that would fill it; False when one of them does."""
+    from filelock import FileLock, Timeout
+
+    path = cache_dir() / "locks" / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def parse_size(text: str) -> int:

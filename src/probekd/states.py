@@ -116,7 +116,9 @@ class StateStore:
 
     def verify(self) -> list[str]:
         """Names of files whose bytes are not those that were written, down to the last bit."""
-        bad = [] if _is_sealed(self.directory / "manifest.json") else ["manifest.json"]
+        if not _is_sealed(self.directory / "manifest.json"):
+            return ["manifest.json"]
+        bad = []
         for entry in [*self.manifest["shards"], self.manifest["index"]]:
             path = self.directory / entry["file"]
             if not path.is_file() or file_digest(path) != entry["sha256"]:

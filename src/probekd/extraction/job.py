@@ -25,6 +25,7 @@ from probekd.states import FORMAT, seal
 from probekd.tasks.base import content_hash
 from probekd.teacher.batching import shard_slices
 from probekd.teacher.load import Teacher
+from probekd.teacher.packing import branches_of
 
 if TYPE_CHECKING:
     from probekd.teacher.extract import Wanted
@@ -177,21 +178,42 @@ class Job:
     def _plan(self) -> dict[str, Any]:
         """How the rows are computed: decided once and kept, so that a killed extraction goes on with the same batches."""
         from probekd.teacher.check import packable
-        from probekd.teacher.passes import choose_budget
 
         path = self.directory / ".plan.json"
         if path.is_file():
             return dict(read_json(path))
         ends = sorted({int(self.survey.longest.argmax()), int(self.survey.longest.argmin())})
         reason = packable(self.teacher, self.survey.encode(ends))
-        first = self.survey.encode(self.shards[0])
-        plan = {
-            "packed": not reason,
-            "reason": reason,
-            "batch_tokens": choose_budget(self.teacher, first, packed=not reason),
-        }
+        plan = {"packed": not reason, "reason": reason, "batch_tokens": self._budget(packed=not reason)}
         write_json(path, plan)
         return plan
+
+    def _budget(self, *, packed: bool) -> int:
+        """Tokens a batch: the config's, or what was measured, once for a teacher and layout on this machine."""
+        import torch
+
+        from probekd.teacher.passes import STREAMED_BUDGET, measure_budget, plan_work
+
+        teacher = self.teacher
+        if teacher.config.batch_tokens is not None:
+            return teacher.config.batch_tokens
+        if teacher.weights is not None:
+            return STREAMED_BUDGET
+        memo = self.lock.parent.parent / "budgets.json"
+        key = content_hash(
+            teacher.fingerprint,
+            teacher.config.dtype,
+            teacher.device,
+            torch.get_num_threads(),
+            self.survey.layout,
+            packed,
+        )
+        known: dict[str, int] = read_json(memo) if memo.is_file() else {}
+        if key not in known:
+            rows = [branches_of(i, p) for i, p in enumerate(self.survey.encode(self.shards[0]))]
+            known[key] = measure_budget(teacher, plan_work(teacher, rows, packed=packed))
+            write_json(memo, known)
+        return known[key]
 
     def _read(self, pending: list[int], plan: Mapping[str, Any], progress: Progress) -> None:
         """Compute shards one by one; the next one's rows are encoded and the last one is written in the meantime."""

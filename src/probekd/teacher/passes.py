@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from probekd.errors import ModelError
-from probekd.prompts import Prompt
 from probekd.teacher.attention import PrefixKeys
 from probekd.teacher.batching import Batch, PackedBatch, PaddedBatch, fitting
 from probekd.teacher.hooks import run_body, state_hooks
 from probekd.teacher.load import Teacher
-from probekd.teacher.packing import Branch, branches_of, grouped, tree_of
+from probekd.teacher.packing import Branch, grouped, tree_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +25,7 @@ BatchVisit = Callable[[int, Batch, "Tensor"], None]
 # Batch sizes whose speed is compared, and how far up they are run for it.
 BUDGETS = (512, 1024, 2048, 4096, 8192, 16384)
 _TIMED_BLOCKS = 2
+# Of a streamed teacher, whose blocks are too dear to load for a measurement.
 STREAMED_BUDGET = 4096
 # A larger batch holds more memory, and must be faster by this to be taken.
 _WORTH = 1.03
@@ -144,16 +144,6 @@ def split(work: Work, budget: int) -> Iterator[Batch]:
         count = fitting(work.sizes[done:], budget, padded=work.padded)
         yield work.batch(work.items[done : done + count])
         done += count
-
-
-def choose_budget(teacher: Teacher, prompts: Sequence[Prompt], *, packed: bool) -> int:
-    """Tokens a batch: the config's, or what runs fastest here; a streamed model's blocks are too dear to try."""
-    if teacher.config.batch_tokens is not None:
-        return teacher.config.batch_tokens
-    if teacher.weights is not None:
-        return STREAMED_BUDGET
-    rows = [branches_of(i, p) for i, p in enumerate(prompts)]
-    return measure_budget(teacher, plan_work(teacher, rows, packed=packed))
 
 
 def measure_budget(teacher: Teacher, plan: Sequence[Work]) -> int:

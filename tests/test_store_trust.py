@@ -1,0 +1,170 @@
+"""Stores under what happens to them: kills, flipped bytes, several processes at once, a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from probekd.cache import collect, list_stores, verify_stores
+from probekd.errors import StoreError
+from probekd.extraction import extract
+from probekd.states import StateStore, link_store
+from probekd.tasks.base import Task
+from probekd.teacher.load import Teacher
+
+ModelDir = Callable[[str], Path]
+
+# Rows of very different lengths in many small shards; every shard that is begun is noted in a file.
+CHILD = """
+import sys
+from pathlib import Path
+import torch
+from probekd.config import TeacherConfig
+from probekd.extraction import extract, job, shards
+from probekd.tasks.base import Example, Task
+
+torch.set_num_threads(1)
+model, cache, memory, log = sys.argv[1:5]
+rows = tuple(
+    Example(id=f"r{i}", question="the red cow eats grass " * (1 + i % 7), options=("here", "a hammer", f"{i}"), answer=0)
+    for i in range(36)
+)
+task = Task(name="kills", kind="multiple_choice", splits={"train": rows})
+job.ROWS_AT_ONCE = 3
+write = shards.write_tensors
+
+
+def noted(path, *rest):
+    write(path, *rest)
+    with open(log, "a") as file:
+        file.write(f"{path.name}\\n")
+
+
+shards.write_tensors = noted
+extract(TeacherConfig(model=model, memory=memory, batch_tokens=120), task, layouts=["branched"], cache=Path(cache))
+"""
+
+
+def start(model: Path, cache: Path, memory: str, log: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PROBEKD_CACHE": str(cache)}
+    command = [sys.executable, "-c", CHILD, str(model), str(cache), memory, str(log)]
+    return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def finished(process: subprocess.Popen[str]) -> None:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+
+
+def contents(cache: Path) -> dict[str, bytes]:
+    """Every file of the one store, without what tells the time."""
+    (directory,) = (cache / "states").iterdir()
+    found = {p.name: p.read_bytes() for p in sorted(directory.iterdir())}
+    manifest = json.loads(found["manifest.json"])
+    assert StateStore.open(directory).verify() == []
+    kept = {k: v for k, v in manifest.items() if k not in ("seconds", "sha256")}
+    return {**found, "manifest.json": json.dumps(kept).encode()}
+
+
+@pytest.mark.parametrize("memory", ["whole", "streamed"])
+def test_sigkills_leave_a_store_like_an_undisturbed_one(memory: str, model_dir: ModelDir, tmp_path: Path) -> None:
+    kills = int(os.environ.get("PROBEKD_TEST_KILLS", "4"))
+    model, log = model_dir("llama"), tmp_path / "log"
+    began = time.monotonic()
+    finished(start(model, tmp_path / "undisturbed", memory, tmp_path / "other"))
+    whole = time.monotonic() - began
+    draw = random.Random(kills)
+    cache = tmp_path / "killed"
+    done = 0
+    while done < kills:
+        process = start(model, cache, memory, log)
+        # Starting Python takes most of the time; what matters is the last part of it.
+        time.sleep(whole * draw.uniform(0.3, 1.0))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        done += 1
+        if list(cache.glob("states/*/manifest.json")):
+            for path in cache.glob("states/*/*"):
+                path.unlink()
+            log.unlink(missing_ok=True)
+    finished(start(model, cache, memory, log))
+    assert contents(cache) == contents(tmp_path / "undisturbed")
+    written = [name for name in log.read_text().split() if name.startswith("shard-")]
+    assert len(written) == len(set(written)), "a shard was computed again"
+
+
+def test_every_flipped_bit_is_found(llama: Teacher, choices: Task) -> None:
+    flips = int(os.environ.get("PROBEKD_TEST_FLIPS", "100"))
+    stores = [s.directory for s in extract(llama, choices).stores]
+    files = sorted(f for d in stores for f in d.iterdir())
+    draw = random.Random(1)
+    assert verify_stores() == {}
+    for _ in range(flips):
+        # Small files too: by file first, and not by byte.
+        path = draw.choice(files)
+        content = bytearray(path.read_bytes())
+        at = draw.randrange(len(content))
+        kept = content[at]
+        content[at] ^= 1 << draw.randrange(8)
+        path.write_bytes(content)
+        assert verify_stores() == {path.parent.name: [path.name]}, (path.name, at)
+        content[at] = kept
+        path.write_bytes(content)
+    assert verify_stores() == {}
+
+
+def test_ten_at_once_make_one_store(model_dir: ModelDir, tmp_path: Path) -> None:
+    model, log = model_dir("llama"), tmp_path / "log"
+    finished(start(model, tmp_path / "alone", "whole", tmp_path / "other"))
+    together = [start(model, tmp_path / "shared", "whole", log) for _ in range(10)]
+    for process in together:
+        finished(process)
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+    written = log.read_text().split()
+    assert sorted(written) == sorted(set(written)), "two processes computed the same shard"
+
+
+def test_collecting_keeps_what_a_run_or_a_process_holds(
+    llama: Teacher, choices: Task, cache_directory: Path, tmp_path: Path
+) -> None:
+    from filelock import FileLock
+
+    stores = [s.directory for s in extract(llama, choices).stores]
+    link_store(StateStore.open(stores[0]), tmp_path / "run")
+    (cache_directory / "locks").mkdir(exist_ok=True)
+    with FileLock(cache_directory / "locks" / stores[1].name):
+        removed = {s.key for s in collect(0)}
+    assert removed == {d.name for d in stores[2:]}
+    assert {s.key for s in list_stores()} == {d.name for d in stores[:2]}
+    # The run is gone, and nobody holds the other.
+    for file in (tmp_path / "run").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    assert {s.key for s in collect(0)} == {d.name for d in stores[:2]}
+
+
+def test_a_full_disk_ends_in_a_message_and_the_next_run_goes_on(
+    llama: Teacher, choices: Task, cache_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors import SafetensorError
+
+    monkeypatch.setattr("probekd.extraction.job.ROWS_AT_ONCE", 2)
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", full)
+        with pytest.raises(StoreError, match=r"the disk is full.*run the same command again"):
+            extract(llama, choices, splits=["train"], layouts=["listed"])
+    assert [p.name for p in cache_directory.glob("states/*/*")] == [".plan.json"]
+    assert extract(llama, choices, splits=["train"], layouts=["listed"]).stores[0].verify() == []
