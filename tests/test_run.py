@@ -341,3 +341,33 @@ def test_further_test_rows_change_no_choice(
         before.run / "student" / "model.safetensors"
     ).read_bytes()
     assert scores_of(more.run)["test"]["student"]["n"] == 65
+
+
+def test_without_a_student_of_outputs_the_pool_is_read_no_deeper_than_the_probe(
+    tmp_path: Path, model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from probekd.run import run_stages
+    from probekd.states import StateStore
+    from probekd.teacher import load as load_module
+
+    made = workspace(tmp_path / "w", "classification", teacher=model_dir("llama"), student=model_dir("bert"))
+    made.config["student"]["baselines"] = ["labels"]
+    made.config["probe"]["depths"] = [0, 1]
+    made.write()
+    config = made.load()
+    for stage in ("extract", "probe"):
+        run_stages(config, only=stage)
+    loaded: list[int | None] = []
+    load = load_module.load_teacher
+    monkeypatch.setattr(
+        "probekd.extraction.stores.load_teacher",
+        lambda teacher, depth=None: (loaded.append(depth), load(teacher, depth=depth))[1],
+    )
+    monkeypatch.setattr("probekd.stages.load_teacher", lambda *_: pytest.fail("the whole teacher was loaded"))
+    run_stages(config, only="label")
+    assert loaded and all(depth is not None and depth <= 1 for depth in loaded)
+    assert not (made.run / "baselines" / "logit-kd").exists()
+    record = json.loads((made.run / "run.json").read_text())["stages"]["label"]
+    for key in record["states"]:
+        store = StateStore.open(made.run / "states" / key)
+        assert store.manifest["outputs"] == [] and max(store.depths) <= 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekd.config import Method, RunConfig
+from probekd.config import Method, RunConfig, TeacherConfig
 from probekd.files import file_digest, read_json, replacing, write_json
 from probekd.metrics import Scores, calibration_bins, correct, score
 from probekd.progress import Progress
@@ -63,6 +63,11 @@ class Run:
         """The loaded teacher."""
         return load_teacher(self.config.teacher)
 
+    def _teacher_for(self, what: Mapping[str, Any]) -> Teacher | TeacherConfig:
+        """The loaded teacher; or its config, where it is not loaded yet and its first blocks may be enough."""
+        cut = not what.get("outputs", True) and "teacher" not in vars(self)
+        return self.config.teacher if cut else self.teacher
+
     @cached_property
     def probe(self) -> Probe:
         """The fitted probe."""
@@ -82,20 +87,26 @@ class Run:
         from probekd.extraction import extract
         from probekd.states import States, link_store
 
-        found = extract(self.teacher, self.task, splits=splits, progress=self.progress, **what)
+        found = extract(self._teacher_for(what), self.task, splits=splits, progress=self.progress, **what)
         return States(tuple(link_store(store, self.path / "states") for store in found.stores))
 
-    def read_chosen(self, splits: Sequence[str]) -> States:
-        """States of what was chosen and no more: the probe's layout, position and depth, and the readout's layout."""
+    def read_chosen(self, splits: Sequence[str], *, spoken: bool) -> States:
+        """States of what was chosen and no more: the probe's layouts, positions and depths.
+
+        Args:
+            splits: Splits to read.
+            spoken: Read the chosen output readout too; without it, passes end at the probe's deepest depth.
+        """
         from probekd.extraction import default_positions
 
         found: States | None = None
         needs = dict(self.probe.needs)
-        for layout in (self.outputs.layout, *self.probe.layouts_of_words):
+        said = (*((self.outputs.layout,) if spoken else ()), *self.probe.layouts_of_words)
+        for layout in said:
             if layout not in needs:
                 needs[layout] = (default_positions(self.task, layout)[:1], (self.probe.reader.depth,))
         for layout, (positions, depths) in needs.items():
-            more = self.read(splits, layouts=(layout,), positions=positions, depths=depths)
+            more = self.read(splits, layouts=(layout,), positions=positions, depths=depths, outputs=layout in said)
             found = more if found is None else found + more
         assert found is not None
         return found
@@ -230,17 +241,25 @@ def _options_only(run: Run, probe: Probe, examples: Sequence[Example]) -> Scores
     return refit(probe, blind, examples, probe.answers, config=run.config.probe)
 
 
+def says(config: RunConfig) -> bool:
+    """Whether a student learns from what the teacher says: then the pool is read to the teacher's end."""
+    return "logit-kd" in _students(config)
+
+
 def do_label(run: Run) -> Mapping[str, Any]:
-    """Read the pool where the probe reads, and write the targets of both teachers: probe and output."""
+    """Read the pool where the probe reads, and write the targets of the teachers that a student learns from."""
     from probekd.probes.fit import soft_labels
 
-    pool = run.read_chosen(("unlabelled",)) if run.task.rows("unlabelled") else None
+    spoken = says(run.config)
+    pool = run.read_chosen(("unlabelled",), spoken=spoken) if run.task.rows("unlabelled") else None
     states = run.stored("extract") + pool if pool else run.stored("extract")
-    files = ["targets.parquet", "baselines/logit-kd/targets.parquet"]
-    for name, targets in zip(files, (soft_labels(run.probe, states), run.outputs.targets(states)), strict=True):
+    made = {"targets.parquet": soft_labels(run.probe, states)}
+    if spoken:
+        made["baselines/logit-kd/targets.parquet"] = run.outputs.targets(states)
+    for name, targets in made.items():
         with replacing(run.path / name) as temporary:
             targets.save(temporary)
-    return {**_figures(pool), "files": files + _state_files(run, pool)}
+    return {**_figures(pool), "files": [*made, *_state_files(run, pool)]}
 
 
 def _students(config: RunConfig) -> dict[Method, str]:
@@ -298,7 +317,7 @@ def do_evaluate(run: Run) -> Mapping[str, Any]:
     from probekd.student import Student
 
     config = run.config
-    states = run.read_chosen(run.eval_splits)
+    states = run.read_chosen(run.eval_splits, spoken=True)
     metrics: dict[str, Any] = {}
     comparisons = []
     mine: list[Predictions] = []
