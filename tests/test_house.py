@@ -18,6 +18,7 @@ ROOMS = (
     "states",
     "extraction",
     "probes",
+    "doctor",
     "targets",
     "student",
     "evaluation",

@@ -254,6 +254,43 @@ def estimate(config: ConfigArgument, set_: SetOption = None, as_json: JsonOption
 
 
 @app.command()
+def doctor(
+    teacher: Annotated[str, typer.Option(help="A model directory, Hub id or GGUF file.", show_default=False)],
+    task: Annotated[str, typer.Option(help="A built-in task or task file; its rows are read.", show_default=False)],
+    data_dir: Annotated[Path | None, typer.Option(help="Directory of the benchmarks' JSONL files.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows to read.")] = 8,
+    gguf: Annotated[Path | None, typer.Option(help="A GGUF file of the teacher, to compare with it.")] = None,
+    sibling: Annotated[
+        Path | None, typer.Option(help="The safetensors directory that a GGUF teacher was made of.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that ships with the checkpoint.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare every way of reading a teacher with plain Transformers; exit status 1 when one must not be used."""
+    from rich.console import Console
+
+    from probekd.doctor import examine, print_report
+    from probekd.tasks import load_task
+
+    loaded = load_task(task, data_dir=data_dir)
+    with _progress(Console(stderr=True)) as progress:
+        report = examine(
+            teacher,
+            loaded,
+            rows=rows,
+            gguf=gguf,
+            sibling=sibling,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
+    _print_json(report.as_dict()) if as_json else print_report(report)
+    if not report.healthy:
+        raise typer.Exit(1)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of a run's config."""
     from probekd.config import RunConfig

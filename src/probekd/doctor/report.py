@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Verdict = Literal["use", "do not use", "not available"]
@@ -51,7 +51,7 @@ class ModeResult:
     rows: int = 0
     tolerance: float = 0.0
     by_depth: tuple[float, ...] = ()
-    readouts: Mapping[str, float]
+    readouts: Mapping[str, float] = field(default_factory=dict)
     agree: int = 0
     decisions: int = 0
 

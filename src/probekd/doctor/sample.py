@@ -51,9 +51,7 @@ def choose_rows(task: Task, number: int) -> tuple[list[Example], list[Example]]:
 
 def tokens_of(encoder: PromptEncoder, rows: Iterable[Example], layouts: Sequence[Layout]) -> dict[str, int]:
     """Tokens of each row's longest sequence, by id."""
-    return {
-        e.id: max(len(s.tokens) for layout in layouts for s in encoder.encode(e, layout).sequences) for e in rows
-    }
+    return {e.id: max(len(s.tokens) for layout in layouts for s in encoder.encode(e, layout).sequences) for e in rows}
 
 
 def sheets_of(encoder: PromptEncoder, rows: Sequence[Example]) -> list[Sheet]:

@@ -224,9 +224,10 @@ class Job:
         with ThreadPoolExecutor(1) as encoding, ThreadPoolExecutor(1) as writing:
             coming: Future[list[Prompt]] | None = None
             written: Future[None] | None = None
-            for number, after in zip(pending, [*pending[1:], None], strict=True):
+            for place, number in enumerate(pending):
                 prompts = coming.result() if coming else self.survey.encode(self.shards[number])
-                coming = encoding.submit(self.survey.encode, self.shards[after]) if after is not None else None
+                following = pending[place + 1 : place + 2]
+                coming = encoding.submit(self.survey.encode, self.shards[following[0]]) if following else None
                 reading = read_states(
                     self.teacher,
                     prompts,
