@@ -171,8 +171,8 @@ def measure(rows: int, sibling_rows: int, repeats: int) -> dict[str, Any]:
 def main() -> int:
     """Measure and write the result file; 1 when a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--sibling-rows", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--sibling-rows", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--child", nargs=4, metavar=("MODEL", "MEMORY", "ROWS", "CACHE"), help=argparse.SUPPRESS)

@@ -161,6 +161,32 @@ def benchmark_table(result: dict[str, Any]) -> str:
     )
 
 
+def pass_scale_table(result: dict[str, Any]) -> str:
+    """Time and memory of extraction by number of rows."""
+    rows = [
+        [f"{r['rows']:,}", f"{r['milliseconds_a_row']:.2f}", f"{r['peak_mib']:.0f}", str(len(r["runs"]))]
+        for r in result["sizes"]
+    ]
+    spread = result["spread"]
+    return (
+        markdown(("rows", "ms a row", "peak MiB", "runs"), rows)
+        + f"\n\nExtraction with a tiny teacher; the largest over the smallest: {spread['milliseconds_a_row']:.2f} in time, "
+        + f"{spread['peak_mib']:.2f} in memory."
+    )
+
+
+def large_teacher_table(result: dict[str, Any]) -> str:
+    """A teacher that is streamed, and a sibling that fits both ways."""
+    large, sibling = result["large"], result["sibling"]
+    ratios = ", ".join(f"{r:.2f}" for r in sibling["ratio"])
+    return (
+        f"A random Llama of {large['parameters'] / 1e9:.2f} billion parameters in bfloat16, streamed: peak resident memory "
+        f"{large['peak_gib']:.2f} GiB, {large['tokens']} prompt tokens in {large['pass_seconds']:.0f} s. A sibling of "
+        f"{sibling['blocks']} blocks: streamed takes {sibling['median_ratio']:.2f} times as long as in memory ({ratios}), and "
+        f"its states differ by {sibling['largest_relative_difference']:.0e} at most."
+    )
+
+
 METRICS = (("accuracy", 3), ("nll", 2), ("ece", 3))
 # The results that are not those of a run; ``NAME.PART`` shows another part of a file.
 TABLES: Mapping[str, Callable[[dict[str, Any]], str]] = {
@@ -169,6 +195,8 @@ TABLES: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "ideas": ideas_table,
     "simulations": simulations_table,
     "probes": benchmark_table,
+    "scale": pass_scale_table,
+    "large_teacher": large_teacher_table,
 }
 
 
