@@ -87,7 +87,7 @@ def check_bos(plain: Plain, sequences: Sequence[Tokens]) -> Check:
     added = plain.ids("A", special=True)[:1] == (bos,)
     if added and 0 in counts:
         return Check(name="BOS", finding="warning", text="prompts begin with no BOS, which the tokenizer adds to text")
-    return Check(name="BOS", finding="ok", text=f"prompts begin with {most}")
+    return Check(name="BOS", finding="ok", text="prompts begin with one" if most else "the tokenizer adds none")
 
 
 def check_tokens(plain: Plain, sheets: Sequence[Sheet]) -> Check:

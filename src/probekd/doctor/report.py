@@ -41,6 +41,8 @@ class ModeResult:
         tolerance: Largest relative error that is rounding.
         by_depth: Worst relative error of the states at each depth; NaN where one of them is not finite.
         readouts: Worst relative error of the label logits and likelihoods of options, where they are read.
+        exact: Whether the mode computes in float32. Otherwise its readouts are not judged by their errors, which are
+            relative to few numbers, but by the decisions.
         agree: Decisions that are the reference's.
         decisions: Decisions that were compared.
     """
@@ -52,13 +54,19 @@ class ModeResult:
     tolerance: float = 0.0
     by_depth: tuple[float, ...] = ()
     readouts: Mapping[str, float] = field(default_factory=dict)
+    exact: bool = True
     agree: int = 0
     decisions: int = 0
 
     @property
+    def judged(self) -> dict[str, float]:
+        """The errors that the verdict goes by, by where they are."""
+        return {f"depth {k}": e for k, e in enumerate(self.by_depth)} | (dict(self.readouts) if self.exact else {})
+
+    @property
     def worst(self) -> tuple[float, str]:
-        """The worst relative error, and where it is."""
-        where = {f"depth {k}": e for k, e in enumerate(self.by_depth)} | dict(self.readouts)
+        """The worst of them, and where it is."""
+        where = self.judged
         at = max(where, key=lambda name: math.inf if math.isnan(where[name]) else where[name])
         return where[at], at
 
