@@ -20,7 +20,20 @@ from probekd.tasks import task_names
 from probekd.tasks.load import load_task_from_config
 from probekd.teacher.load import load_teacher
 
-VERBS = ["run", "extract", "probe", "label", "distill", "evaluate", "report", "predict", "tasks", "estimate", "schema"]
+VERBS = [
+    "run",
+    "extract",
+    "probe",
+    "label",
+    "distill",
+    "evaluate",
+    "report",
+    "predict",
+    "tasks",
+    "estimate",
+    "doctor",
+    "schema",
+]
 HELP = [[], ["cache"], *([v] for v in VERBS), *(["cache", v] for v in ("ls", "verify", "gc"))]
 STAGES = VERBS[1:7]
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))
@@ -222,6 +235,10 @@ def test_cache_ls_verify_and_gc(call: Call, done: Workspace, cache_directory: Pa
     status, out, _ = call("cache", "verify", "--json")
     assert (status, json.loads(out)) == (1, {listed["key"]: ["shard-00000.safetensors"]})
     assert json.loads(call("cache", "gc", "--keep", "20GB", "--json")[1]) == []
+    # The run that read the states holds them.
+    assert json.loads(call("cache", "gc", "--keep", "0", "--json")[1]) == []
+    for manifest in tmp_path.rglob("manifest.json"):
+        manifest.unlink()
     (removed,) = json.loads(call("cache", "gc", "--keep", "0", "--json")[1])
     assert removed["key"] == listed["key"] and not shard.exists()
     assert call("cache", "gc", "--keep", "0")[1] == "0 stores removed, 0.0 MB freed\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from probekd.config import Layout, Position
 from probekd.extraction import default_positions
@@ -54,20 +54,24 @@ def tokens_of(encoder: PromptEncoder, rows: Iterable[Example], layouts: Sequence
     return {e.id: max(len(s.tokens) for layout in layouts for s in encoder.encode(e, layout).sequences) for e in rows}
 
 
-def sheets_of(encoder: PromptEncoder, rows: Sequence[Example]) -> list[Sheet]:
-    """The rows in every layout of their task."""
+def sheets_of(encoder: PromptEncoder, rows: Sequence[Example]) -> tuple[Sheet, ...]:
+    """The rows in every layout of their task; their label tokens are not looked for yet."""
     task = encoder.task
-    sheets = []
-    for layout in layouts_of(task.kind, task.prompt):
-        spoken = layout == "listed" and not encoder.encoder
-        sheets.append(
-            Sheet(
-                layout=layout,
-                rows=tuple(rows),
-                prompts=tuple(encoder.encode(e, layout) for e in rows),
-                positions=default_positions(task, layout),
-                orders=orders_read(task.kind, layout, task.prompt),
-                labels=tuple(tuple(encoder.label_tokens(e)) for e in rows) if spoken else None,
-            )
+    return tuple(
+        Sheet(
+            layout=layout,
+            rows=tuple(rows),
+            prompts=tuple(encoder.encode(e, layout) for e in rows),
+            positions=default_positions(task, layout),
+            orders=orders_read(task.kind, layout, task.prompt),
+            labels=None,
         )
-    return sheets
+        for layout in layouts_of(task.kind, task.prompt)
+    )
+
+
+def with_labels(encoder: PromptEncoder, sheet: Sheet) -> Sheet:
+    """The sheet with its rows' label tokens, where its layout has labels and its teacher says them."""
+    if sheet.layout == "branched" or encoder.encoder:
+        return sheet
+    return replace(sheet, labels=tuple(tuple(encoder.label_tokens(e)) for e in sheet.rows))

@@ -97,7 +97,8 @@ class Collector:
 
     def visit(self, depth: int, batch: Batch, hidden: Tensor) -> None:
         """Take from the states (tokens of the batch, d) of one depth; see ``passes.BatchVisit``."""
-        if self._picks is None or self._picks[0] is not batch:
+        # Blocks may lie on several devices.
+        if self._picks is None or self._picks[0] is not batch or self._picks[1].device != hidden.device:
             self._picks = batch, _Picks(batch, hidden.device)
         if depth in self._place:
             for position, states in self._states.items():
@@ -162,6 +163,7 @@ class _Picks:
     """Index tensors of one batch: computed once, used at every depth."""
 
     def __init__(self, batch: Batch, device: torch.device) -> None:
+        self.device = device
         members = list(enumerate(batch.members))
         answers = [(batch.at(b, m.sequence.answer), m.row, m.turn) for b, m in members if m.first == 0]
         spans = [
@@ -240,13 +242,13 @@ def vocabulary_logits(teacher: Teacher, hidden: Tensor, tokens: Tensor | None = 
     """Logits in float32 from pre-norm states (..., d): all of the vocabulary, or only ``tokens``."""
     assert teacher.head_weight is not None
     normed = teacher.norm(hidden) if teacher.norm is not None else hidden
-    weight = teacher.head_weight if tokens is None else teacher.head_weight[tokens]
-    logits = (normed.to(weight.dtype) @ weight.T).float()
+    weight = teacher.head_weight if tokens is None else teacher.head_weight[tokens.to(teacher.head_weight.device)]
+    logits = (normed.to(weight) @ weight.T).float()
     if teacher.head_bias is not None:
         logits = logits + (teacher.head_bias if tokens is None else teacher.head_bias[tokens]).float()
     if teacher.softcap:
         logits = torch.tanh(logits / teacher.softcap) * teacher.softcap
-    return logits
+    return logits.to(hidden.device)
 
 
 def _read_label_logits(

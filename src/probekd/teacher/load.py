@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 _NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm")
 # Why a family's GGUF files are not read; Llama's are compared with their safetensors in tests/teacher/test_gguf.py.
-_QWEN = "Transformers releases have un-permuted its queries and keys, which llama.cpp never permuted, and dropped its biases"
+_QWEN = (
+    "some releases of Transformers un-permute its queries and keys, which llama.cpp never permuted, and drop its biases"
+)
 GGUF_REFUSED = {
     "qwen2": _QWEN,
     "qwen3": _QWEN,
@@ -168,12 +171,17 @@ def quiet_transformers() -> Iterator[None]:
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    # Of a streamed teacher accelerate says that its blocks are not in memory, which is the point.
+    placing = getLogger("accelerate.big_modeling")
+    placed = placing.level
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    placing.setLevel("ERROR")
     try:
         yield
     finally:
         logging.set_verbosity(level)
+        placing.setLevel(placed)
         if bars:
             logging.enable_progress_bar()
 
