@@ -152,8 +152,8 @@ def measure(rows: int, sibling_rows: int, repeats: int) -> dict[str, Any]:
         difference = relative_difference(runs["streamed"][0]["store"], runs["whole"][0]["store"])
         parameters = write_model(root / "large", BLOCKS)
         large = child(root / "large", "streamed", rows, root / "cache")
-    for found in (*runs["whole"], *runs["streamed"], large):
-        del found["store"]
+    for one in (*runs["whole"], *runs["streamed"], large):
+        del one["store"]
     return {
         "sibling": {
             "blocks": SIBLING_BLOCKS,

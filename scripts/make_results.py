@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "studies" / "results"
 BENCHMARKS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "probes.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "probes.md", ROOT / "docs" / "teacher.md")
 WHO = {
     "teacher_output": "the teacher's best output readout",
     "probe": "the probe on its hidden states",

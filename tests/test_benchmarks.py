@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import save_model
 
 ROOT = Path(__file__).parent.parent
 
 
-def run(output: Path, *arguments: str) -> dict[str, Any]:
-    command = [sys.executable, ROOT / "benchmarks/probes.py", "--smoke", "--output", output, *arguments]
+def run(output: Path, *arguments: str | Path, script: str = "probes.py", smallest: str = "--smoke") -> dict[str, Any]:
+    command = [sys.executable, ROOT / "benchmarks" / script, smallest, "--output", output, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -60,3 +61,68 @@ def test_the_memory_of_a_fit_is_measured_in_a_process_of_its_own(tmp_path: Path)
     assert found["under_limit"]
     assert found["accuracy"] > 0.3
     assert found["config"]["folds"] == 3
+
+
+@pytest.fixture(scope="module")
+def passes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    model = save_model("llama", tmp_path_factory.mktemp("llama"))
+    output = tmp_path_factory.mktemp("quick") / "teacher_pass.json"
+    return run(output, "--model", model, "--repeats", "2", script="teacher_pass.py", smallest="--quick")
+
+
+@pytest.mark.slow
+def test_the_teacher_pass_reads_what_the_loop_reads(passes: dict[str, Any]) -> None:
+    assert {"date", "machine", "versions", "how", "targets", "workloads", "cuts"} <= set(passes)
+    assert [w["layout"] for w in passes["workloads"]] == ["branched", "listed"]
+    for workload in passes["workloads"]:
+        assert set(workload["readers"]) == {"loop", "probekd"}
+        assert workload["computed_tokens"] <= workload["tokens"]
+        ours = workload["readers"]["probekd"]
+        assert ours["agrees"] and ours["compared_depths"] == [0, 2]
+        for reader in workload["readers"].values():
+            assert 0 < reader["seconds"]["min"] <= reader["seconds"]["median"] <= reader["seconds"]["max"]
+            assert len(reader["seconds"]["runs"]) == 2
+            assert 0 < reader["peak_gib"] < 4
+        assert ours["efficiency"]["median"] > 0
+        assert workload["best_rival"] == "loop"
+
+
+@pytest.mark.slow
+def test_the_teacher_pass_is_compared_with_itself_cut_and_streamed(passes: dict[str, Any]) -> None:
+    cuts = passes["cuts"]
+    assert set(cuts["readers"]) == {"probekd", *(f"probekd {kind}" for kind in ("streamed", "half", "last", "outputs"))}
+    assert not [name for name, reader in cuts["readers"].items() if "not_run" in reader]
+    for name in ("half_depth", "streamed"):
+        assert cuts[name]["times"]["median"] > 0
+    half, last = (cuts["readers"][f"probekd {kind}"]["needed_gflop"] for kind in ("half", "last"))
+    assert half < last
+
+
+def test_needed_arithmetic_counts_shared_tokens_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from pass_workloads import needs_of
+    from probekd.prompts import Prompt, TokenSequence
+
+    def branched(number: int, *options: tuple[int, ...]) -> Prompt:
+        trunk = (1, 2, number)
+        sequences = tuple(
+            TokenSequence(tokens=trunk + o, answer=2, options=((3, 3 + len(o)),), scored=(3, 3 + len(o)))
+            for o in options
+        )
+        return Prompt(id=str(number), layout="branched", sequences=sequences, option_bytes=(1,) * len(options))
+
+    needs = needs_of([branched(7, (4, 5), (6,)), branched(8, (4,), (5,))])
+    # Trunk of three and what follows it; a token looks at itself and all that its own sequence has before it.
+    assert (needs.asked, needs.computed) == (5 + 4 + 4 + 4, (3 + 2 + 1) + (3 + 1 + 1))
+    assert needs.pairs == (1 + 2 + 3 + 4 + 5 + 4) + (1 + 2 + 3 + 4 + 4)
+    assert needs.flops(linear=10, inner=2, blocks=3) == 3 * (2 * 10 * needs.computed + 4 * 2 * needs.pairs)
+
+
+def test_no_path_or_address_of_this_machine_is_kept_of_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from teacher_pass import scrubbed
+
+    found = scrubbed(
+        "first\nERROR: https://host.example/simple/x\nhost='host.example' at /home/me/x.py, in 1/2\nValueError: no"
+    )
+    assert found == "ERROR: <address>\n<address> at <path>, in 1/2\nValueError: no"

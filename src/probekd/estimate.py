@@ -10,7 +10,8 @@ from probekd.config import Layout, RunConfig
 from probekd.extraction import Survey, default_positions, survey_task
 from probekd.rundir import RunDirectory
 from probekd.stages import Run
-from probekd.teacher.load import Teacher, free_memory, load_teacher, resolve_model, weight_bytes
+from probekd.teacher.blocks import free_memory, weight_bytes
+from probekd.teacher.load import Teacher, load_teacher, resolve_model
 
 WARM_UP_ROWS = 24
 WARM_UP_BLOCKS = 2

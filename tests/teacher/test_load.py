@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +15,8 @@ from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGenerat
 
 from probekd.config import TeacherConfig
 from probekd.errors import ModelError
+from probekd.extraction import extract
+from probekd.tasks.base import Task
 from probekd.teacher.load import Teacher, load_teacher, load_tokenizer, model_fingerprint, resolve_model
 
 ModelDir = Callable[[str], Path]
@@ -164,3 +167,17 @@ def test_digests_are_remembered_and_a_damaged_memo_is_made_anew(
 
 def test_tokenizer_of_a_directory(model_dir: ModelDir) -> None:
     assert load_tokenizer(model_dir("bert")).is_fast
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_cut_teacher_reads_what_the_whole_one_does(
+    depth: int, model_dir: ModelDir, choices: Task, tmp_path: Path
+) -> None:
+    ours, theirs = (
+        extract(teacher, choices, splits=["train"], depths=[depth], outputs=outputs, cache=tmp_path / str(outputs))
+        for teacher, outputs in ((TeacherConfig(model=str(model_dir("gemma3"))), False), (model_dir("gemma3"), True))
+    )
+    for layout in theirs.layouts:
+        a, b = (s.read(layout, "option_end", depth, ["a", "b"]) for s in (ours, theirs))
+        assert np.abs(a - b).max() <= 1e-4 * np.abs(b).max()
+    assert len(load_teacher(model_dir("gemma3"), depth=1).blocks) == 1

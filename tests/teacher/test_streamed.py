@@ -20,7 +20,8 @@ from probekd.extraction import streaming as streaming_module
 from probekd.states import States
 from probekd.tasks.base import Task
 from probekd.teacher import streamed as streamed_module
-from probekd.teacher.load import Teacher, load_teacher, weight_bytes
+from probekd.teacher.blocks import weight_bytes
+from probekd.teacher.load import Teacher, load_teacher
 
 ModelDir = Callable[[str], Path]
 TeacherOf = Callable[[str], Teacher]

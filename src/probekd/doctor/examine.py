@@ -17,8 +17,9 @@ from probekd.errors import ConfigError, ModelError, ProbeKDError
 from probekd.progress import Progress, Silent, working
 from probekd.prompts import PromptEncoder, layouts_of
 from probekd.tasks.base import Task
+from probekd.teacher.blocks import free_memory, weight_bytes
 from probekd.teacher.check import packable
-from probekd.teacher.load import Teacher, free_memory, load_teacher, load_tokenizer, resolve_model, weight_bytes
+from probekd.teacher.load import Teacher, load_teacher, load_tokenizer, resolve_model
 
 # Relative to the largest number of the states of a layout, position and depth.
 EXACT, BFLOAT16, GGUF = 1e-4, 5e-2, 1e-3

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probekd.config import TeacherConfig
@@ -130,3 +131,28 @@ def _places(model: Any, path: str) -> dict[str, str]:
 
     walk(model, "")
     return places
+
+
+def weight_bytes(source: Path, dtype: str) -> int:
+    """Bytes that the weights of a directory take in memory when they are loaded as ``dtype``."""
+    from safetensors import safe_open
+
+    total = 0
+    for file in source.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                count = 1
+                for size in tensors.get_slice(name).get_shape():
+                    count *= size
+                total += count
+    return total * (4 if dtype == "float32" else 2)
+
+
+def free_memory(device: str) -> int:
+    """Bytes that can be taken on a device without swapping."""
+    import psutil  # type: ignore[import-untyped]
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+    return int(psutil.virtual_memory().available)

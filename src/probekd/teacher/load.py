@@ -14,7 +14,15 @@ from probekd.config import TeacherConfig
 from probekd.errors import ModelError, StoreError
 from probekd.files import cache_dir, file_digest, read_json, write_json
 from probekd.tasks.base import content_hash
-from probekd.teacher.blocks import BlockWeights, block_path, find_stack, first_blocks, offloaded
+from probekd.teacher.blocks import (
+    BlockWeights,
+    block_path,
+    find_stack,
+    first_blocks,
+    free_memory,
+    offloaded,
+    weight_bytes,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -340,31 +348,6 @@ def _streams(config: TeacherConfig, source: Path) -> bool:
     if config.memory == "whole" or config.device_map or config.quantization or source.suffix == ".gguf":
         return False
     return weight_bytes(source, config.dtype) > free_memory(_device(config))
-
-
-def weight_bytes(source: Path, dtype: str) -> int:
-    """Bytes that the weights of a directory take in memory when they are loaded as ``dtype``."""
-    from safetensors import safe_open
-
-    total = 0
-    for file in source.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                count = 1
-                for size in tensors.get_slice(name).get_shape():
-                    count *= size
-                total += count
-    return total * (4 if dtype == "float32" else 2)
-
-
-def free_memory(device: str) -> int:
-    """Bytes that can be taken on a device without swapping."""
-    import psutil  # type: ignore[import-untyped]
-    import torch
-
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(torch.device(device))[0])
-    return int(psutil.virtual_memory().available)
 
 
 def gguf_source(source: Path) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def measure_budget(teacher: Teacher, plan: Sequence[Work]) -> int:
     Larger sizes are tried as long as they are faster by three in a hundred, and as long as there are rows to fill them.
     """
     work = max(plan, key=lambda w: sum(w.sizes))
-    depths = [min(_TIMED_BLOCKS, teacher.depths)]
+    depths = [min(_TIMED_BLOCKS, len(teacher.blocks))]
     if work.prefix is not None:
         run_batch(teacher, work.prefix, depths, _nothing)
     best, fastest = BUDGETS[0], 0.0
