@@ -100,7 +100,7 @@ def read(model: str, memory: str, rows: int, cache: str) -> dict[str, Any]:
         for i in range(rows)
     )
     task = Task(name="large", kind="classification", labels=("even", "odd"), splits={"train": examples})
-    teacher = load_teacher(TeacherConfig(model=model, dtype="bfloat16", memory=memory, batch_tokens=2048))
+    teacher = load_teacher(TeacherConfig(model=model, dtype="bfloat16", memory=memory, batch_tokens=2048))  # type: ignore[arg-type]
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
     states = extract(teacher, task, cache=Path(cache))
