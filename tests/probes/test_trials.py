@@ -121,7 +121,7 @@ def test_saved_and_loaded_it_says_the_same_and_file_order_and_test_rows_do_not_m
     task = task_of()
     monkeypatch.setattr("probekd.probes.mlp.STEPS", 40)
     if variant == "stack":  # whatever these few rows say of it
-        monkeypatch.setattr("probekd.probes.fit.wins", lambda *_: True)
+        monkeypatch.setattr("probekd.probes.fit.wins", lambda *_, **__: True)
     states = states_of(task, fake_states)
     probe = fit_probes(states, task, config=config)
     assert len(probe.readers) == (2 if variant == "stack" else 1)
