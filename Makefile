@@ -35,7 +35,7 @@ types: $(VENV)/.dev ## Check types with mypy
 	@$(BIN)/mypy
 
 pytest: $(VENV)/.dev ## Run the tests
-	@$(BIN)/pytest
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 clean: ## Remove the environment, the models and caches; runs/ is kept
 	rm -rf $(VENV) models dist .mypy_cache .pytest_cache .ruff_cache
