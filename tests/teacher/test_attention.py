@@ -12,7 +12,6 @@ from tiny import CAUSAL, MORE_CAUSAL, NOT_PACKABLE
 from probekd.config import PromptConfig
 from probekd.prompts import PromptEncoder
 from probekd.tasks.base import Task
-from probekd.teacher import check as check_module
 from probekd.teacher.attention import NAME, PrefixKeys
 from probekd.teacher.batching import PackedBatch
 from probekd.teacher.check import packable, states_of
@@ -123,9 +122,9 @@ def test_a_prefix_of_all_but_the_read_tokens_is_tried(
     llama: Teacher, choices: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    prefix = check_module.PackedBatch.prefix
+    prefix = PackedBatch.prefix
     monkeypatch.setattr(
-        check_module.PackedBatch, "prefix", lambda tokens, *rest: (made.append(len(tokens)), prefix(tokens, *rest))[1]
+        PackedBatch, "prefix", lambda tokens, *rest: (made.append(len(tokens)), prefix(tokens, *rest))[1]
     )
     packable(llama, prompts_of(llama, choices, "branched"))
     assert made and made[0] >= 1

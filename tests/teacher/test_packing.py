@@ -89,3 +89,36 @@ def test_a_row_that_shares_little_does_not_shorten_the_prefix_of_others() -> Non
 def test_sizes_of_trees_in_a_group() -> None:
     tree = Tree(skipped=5, trunk=2, branches=tuple(row(0, tuple(range(10)), tuple(range(8)))))
     assert tree.size == 2 + 3 + 1
+
+
+def test_long_questions_do_not_keep_rows_from_sharing() -> None:
+    draw = random.Random(0)
+    shots = tuple(range(1000, 1040))
+    rows = [(*shots, *(draw.randrange(50) for _ in range(draw.choice((5, 300))))) for _ in range(20)]
+    rows += [(*shots[:2], *(draw.randrange(50) for _ in range(30))) for _ in range(3)]
+    groups = grouped([tree_of(row(i, tokens)) for i, tokens in enumerate(rows)])
+    assert [(g.prefix, len(g.trees)) for g in groups if g.prefix] == [(shots, 20)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_other_way_of_cutting_the_sorted_rows_into_groups_saves_more(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from probekd.teacher import packing
+
+    monkeypatch.setattr(packing, "LEAST_SAVED", 6)
+    draw = random.Random(seed)
+    rows = sorted(tuple(draw.choices((0, 1), k=draw.randint(3, 9))) for _ in range(9))
+    trees = [tree_of(row(i, tokens)) for i, tokens in enumerate(rows)]
+
+    def saving(a: int, z: int) -> int:
+        shared = min([t.unread for t in trees[a:z]] + [common_length(rows[i], rows[i + 1]) for i in range(a, z - 1)])
+        return max(0, shared * (z - a - 1) - 6)
+
+    best = [0] * 10
+    for z in range(1, 10):
+        best[z] = max(best[a] + saving(a, z) for a in range(z))
+    groups = grouped(trees)
+    made = sum(len(g.prefix) * (len(g.trees) - 1) - 6 for g in groups if g.prefix)
+    assert made == best[9]
+    assert sorted(b.row for g in groups for t in g.trees for b in t.branches) == list(range(9))

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from probekd.config import PromptConfig, TeacherConfig
 from probekd.errors import ModelError
 from probekd.extraction import extract
+from probekd.extraction import shards as shards_module
 from probekd.extraction import streaming as streaming_module
 from probekd.states import States
 from probekd.tasks.base import Task
@@ -126,6 +127,45 @@ def test_a_killed_pass_goes_on_with_the_block_it_was_at(
     ]
     for name in ("index.parquet", "shard-00000.safetensors"):
         assert (store.directory / name).read_bytes() == (expected.directory / name).read_bytes()
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("moment", range(7))
+def test_a_kill_while_anything_is_written_loses_nothing(
+    moment: int,
+    before: bool,
+    model_dir: ModelDir,
+    choices: Task,
+    monkeypatch: pytest.MonkeyPatch,
+    cache_directory: Path,
+) -> None:
+    """Four depths and three shards are written: the kill comes before or after the one numbered ``moment``."""
+    monkeypatch.setattr("probekd.extraction.job.ROWS_AT_ONCE", 2)
+    task = replace(choices, splits={"train": choices.rows()})
+    teacher = streamed(model_dir("llama"))
+    expected = extract(teacher, task, layouts=["branched"], cache=cache_directory / "undisturbed").stores[0]
+    write, calls, written = shards_module.write_tensors, [], []
+
+    def killed(path: Path, *rest: object) -> None:
+        calls.append(path.name)
+        if before and len(calls) == moment + 1:
+            raise KeyboardInterrupt
+        write(path, *rest)
+        written.append(path.name)
+        if len(calls) == moment + 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shards_module, "write_tensors", killed)
+    with pytest.raises(KeyboardInterrupt):
+        extract(teacher, task, layouts=["branched"])
+    store = extract(teacher, task, layouts=["branched"]).stores[0]
+    assert len(store.manifest["shards"]) == 3
+    cut = [name for name in written if name.startswith("shard-")]
+    assert len(cut) == len(set(cut)) == 3
+    assert len(written) <= 8, "more than the depth in flight was read again"
+    assert not list(store.directory.glob(".*"))
+    for file in ("index.parquet", *sorted(cut)):
+        assert (store.directory / file).read_bytes() == (expected.directory / file).read_bytes()
 
 
 def test_many_rows_share_a_pass_only_as_far_as_a_depth_of_them_can_be_held(

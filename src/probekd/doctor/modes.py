@@ -8,12 +8,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from probekd.doctor.sample import Sheet
-from probekd.teacher.attention import PrefixKeys
-from probekd.teacher.batching import PackedBatch, PaddedBatch
+from probekd.teacher.batching import PaddedBatch
 from probekd.teacher.extract import Collector, Reading, Wanted
 from probekd.teacher.load import Teacher
-from probekd.teacher.packing import Branch, Tree, branches_of, common_length, first_read, tree_of
-from probekd.teacher.passes import Budget, Work, plan_work, run_work, split
+from probekd.teacher.packing import Branch, Group, branches_of, common_length, tree_of
+from probekd.teacher.passes import Budget, Work, group_work, plan_work, run_work, split
 from probekd.teacher.streamed import stream_work
 
 Plan = Callable[[Teacher, Sheet], list[Work]]
@@ -35,34 +34,19 @@ def prefixed(teacher: Teacher, sheet: Sheet) -> list[Work]:
     """Rows that continue a prefix, whatever it saves: what all begin with, or each row what is its own to share."""
     trees = [tree_of(branches) for branches in _branches(sheet)]
     first = trees[0].branches[0].sequence.tokens
-    shared = min(min(common_length(first, t.branches[0].sequence.tokens), _unread(t)) for t in trees)
-    if shared:
-        return [_continued(teacher, trees, shared)]
-    return [_continued(teacher, [t], _unread(t)) for t in trees if _unread(t)]
+    shared = min(min(common_length(first, t.branches[0].sequence.tokens), t.unread) for t in trees)
+    groups = [(trees, shared)] if shared else [([t], t.unread) for t in trees if t.unread]
+    return [
+        group_work(
+            teacher,
+            Group(prefix=some[0].branches[0].sequence.tokens[:length], trees=tuple(t.continuing(length) for t in some)),
+        )
+        for some, length in groups
+    ]
 
 
 def _branches(sheet: Sheet) -> list[tuple[Branch, ...]]:
     return [branches_of(number, prompt) for number, prompt in enumerate(sheet.prompts)]
-
-
-def _unread(tree: Tree) -> int:
-    """How many tokens of a row's trunk come before the first that is read."""
-    return min(tree.trunk, *(first_read(b.sequence) for b in tree.branches))
-
-
-def _continued(teacher: Teacher, trees: Sequence[Tree], shared: int) -> Work:
-    """Rows that share their first tokens."""
-    keys = PrefixKeys(length=shared)
-    rest = sorted(
-        (Tree(skipped=shared, trunk=t.trunk - shared, branches=t.branches) for t in trees), key=lambda t: -t.size
-    )
-    return Work(
-        items=tuple(rest),
-        sizes=tuple(t.size for t in rest),
-        padded=False,
-        batch=lambda some: PackedBatch.rows(some, teacher.device, keys),
-        prefix=PackedBatch.prefix(trees[0].branches[0].sequence.tokens[:shared], teacher.device, keys),
-    )
 
 
 def read_sheet(teacher: Teacher, sheet: Sheet, plan: Plan, depths: Sequence[int]) -> Reading:

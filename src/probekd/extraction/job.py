@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +30,6 @@ from probekd.teacher.packing import branches_of
 
 if TYPE_CHECKING:
     from probekd.teacher.extract import Wanted
-    from probekd.teacher.passes import Budget
 
 SHARD_BYTES = 64 * 2**20
 ROWS_AT_ONCE = 4096  # bounds a shard of cheap rows, so that a killed run loses little
@@ -121,10 +121,18 @@ class Job:
     @cached_property
     def shards(self) -> list[range]:
         """Rows of each shard."""
-        # While they are computed, states of every position are held for each order.
-        slots = self.survey.orders * sum(1 if p == "answer" else self.survey.max_options for p in self.positions)
-        row_bytes = slots * len(self.depths) * self.teacher.width * self.teacher.dtype.itemsize
+        row_bytes = len(self.depths) * self.row_bytes
         return shard_slices(len(self.survey.rows), max(row_bytes, SHARD_BYTES // ROWS_AT_ONCE), SHARD_BYTES)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row's states at one depth while they are computed: every position, for each order."""
+        slots = self.survey.orders * sum(1 if p == "answer" else self.survey.max_options for p in self.positions)
+        return slots * self.teacher.width * self.teacher.dtype.itemsize
+
+    def tokens_of(self, numbers: Iterable[int]) -> int:
+        """Prompt tokens of some shards."""
+        return sum(int(self.survey.tokens[list(self.shards[n])].sum()) for n in numbers)
 
     def shard(self, number: int) -> Path:
         """File of a shard."""
@@ -167,8 +175,7 @@ class Job:
             remove_leftovers(self.directory)
             plan = self._plan()
             pending = [n for n in range(len(self.shards)) if not self.shard(n).is_file()]
-            there = set(range(len(self.shards))) - set(pending)
-            progress.advance(sum(int(self.survey.tokens[list(self.shards[n])].sum()) for n in there))
+            progress.advance(self.tokens - self.tokens_of(pending))
             if self.teacher.weights is not None:
                 self._stream(pending, plan, progress)
             else:
@@ -220,7 +227,7 @@ class Job:
         from probekd.teacher.extract import read_states
         from probekd.teacher.passes import Budget
 
-        budget: Budget = Budget(plan["batch_tokens"])
+        budget = Budget(plan["batch_tokens"])
         with ThreadPoolExecutor(1) as encoding, ThreadPoolExecutor(1) as writing:
             coming: Future[list[Prompt]] | None = None
             written: Future[None] | None = None
@@ -246,8 +253,9 @@ class Job:
         """Compute shards together, each block's weights read once for all of them."""
         from probekd.extraction.streaming import passes, stream
 
-        for numbers in passes(self, pending):
-            stream(self, numbers, plan, progress)
+        for numbers in passes(self):
+            if missing := [n for n in numbers if n in pending]:
+                stream(self, numbers, missing, plan, progress)
 
     def _finish(self, plan: Mapping[str, Any], seconds: float) -> None:
         """Write the index, and then the manifest, which makes the store whole."""
@@ -301,6 +309,8 @@ class Job:
         }
         write_json(self.directory / "manifest.json", seal(manifest))
         (self.directory / ".plan.json").unlink(missing_ok=True)
+        for scratch in self.directory.glob(".pass-*"):
+            shutil.rmtree(scratch)
 
 
 def _label_tokens(survey: Survey) -> dict[int, tuple[int, ...]]:

@@ -25,27 +25,33 @@ if TYPE_CHECKING:
 DEPTH_BYTES = 2**30
 
 
-def passes(job: Job, pending: list[int]) -> list[list[int]]:
-    """Shards in runs that are read in one pass over the weights."""
-    slots = job.survey.orders * sum(1 if p == "answer" else job.survey.max_options for p in job.positions)
-    row_bytes = slots * job.teacher.width * job.teacher.dtype.itemsize
+def passes(job: Job) -> list[list[int]]:
+    """All shards in runs that are read in one pass over the weights; the same however many of them are there."""
     found: list[list[int]] = []
     rows = 0
-    for number in pending:
-        rows += len(job.shards[number])
-        if not found or rows * row_bytes > DEPTH_BYTES:
+    for number, shard in enumerate(job.shards):
+        rows += len(shard)
+        if not found or rows * job.row_bytes > DEPTH_BYTES:
             found.append([])
-            rows = len(job.shards[number])
+            rows = len(shard)
         found[-1].append(number)
     return found
 
 
-def stream(job: Job, numbers: list[int], plan: Mapping[str, Any], progress: Progress) -> None:
-    """Compute some shards in one pass; what a depth gave is kept, so that a killed pass goes on with the next."""
+def stream(job: Job, numbers: list[int], missing: list[int], plan: Mapping[str, Any], progress: Progress) -> None:
+    """Compute the shards of one pass; what a depth gave is kept, so that a killed pass goes on with the next.
+
+    Args:
+        job: What is read.
+        numbers: Shards of the pass.
+        missing: Those of them that are not there; the others were cut before a kill.
+        plan: How the rows are computed.
+        progress: Told the missing shards' tokens, a share for each depth.
+    """
     prompts = job.survey.encode(row for n in numbers for row in job.shards[n])
     wanted = job.wanted(prompts)
     deepest = max(wanted.visited(job.teacher))
-    tokens = sum(p.num_tokens for p in prompts)
+    tokens = job.tokens_of(missing)
     scratch = job.directory / f".pass-{numbers[0]:05}-{numbers[-1]:05}"
     scratch.mkdir(exist_ok=True)
 
@@ -72,7 +78,7 @@ def stream(job: Job, numbers: list[int], plan: Mapping[str, Any], progress: Prog
 
     work = plan_work(job.teacher, [branches_of(i, p) for i, p in enumerate(prompts)], packed=plan["packed"])
     stream_work(job.teacher, work, deepest, read, scratch, plan["batch_tokens"])
-    _cut(job, numbers, scratch, deepest)
+    _cut(job, numbers, missing, scratch, deepest)
     shutil.rmtree(scratch)
 
 
@@ -80,8 +86,8 @@ def _depth(scratch: Path, depth: int) -> Path:
     return scratch / f"{depth:05}.safetensors"
 
 
-def _cut(job: Job, numbers: list[int], scratch: Path, deepest: int) -> None:
-    """Write each shard from what the depths gave of its rows."""
+def _cut(job: Job, numbers: list[int], missing: list[int], scratch: Path, deepest: int) -> None:
+    """Write each missing shard from what the depths gave of its rows."""
     from safetensors import safe_open
 
     columns = shards.header(_depth(scratch, deepest))
@@ -89,6 +95,8 @@ def _cut(job: Job, numbers: list[int], scratch: Path, deepest: int) -> None:
     for number in numbers:
         rows = slice(start, start + len(job.shards[number]))
         start = rows.stop
+        if number not in missing:
+            continue
         states: dict[Any, list[torch.Tensor]] = {p: [] for p in job.positions}
         for depth in job.depths:
             with safe_open(_depth(scratch, depth), framework="pt") as tensors:

@@ -18,7 +18,7 @@ from probekd.errors import DataError
 from probekd.prompts import Prompt, PromptEncoder, layouts_of, orders_read
 from probekd.tasks.base import Example, Task
 from probekd.teacher.load import Teacher
-from probekd.teacher.packing import LEAST_SAVED, branches_of, common_length, first_read, tree_of
+from probekd.teacher.packing import LEAST_SAVED, branches_of, common_length, tree_of
 
 DIGEST_BYTES = 16
 
@@ -43,7 +43,8 @@ class Survey:
         longest: (n,) tokens of each row's longest sequence.
         tokens: (n,) tokens of each row over all its sequences.
         computed: (n,) tokens of each row when what its sequences begin with is computed once.
-        shared: Tokens that need not be computed again because rows begin alike.
+        shared: Tokens that need not be computed again because the rows of a subject begin with the same instruction or
+            worked examples; what single rows share besides is not counted.
         digests: (n, 16) uint8, of everything that the teacher sees of a row and where it is read.
     """
 
@@ -124,16 +125,13 @@ def _survey(encoder: PromptEncoder, rows: Sequence[Example], split: str, layout:
         tree = tree_of(branches_of(number, prompt))
         tokens = prompt.sequences[0].tokens
         counts[:, number] = max(len(s.tokens) for s in prompt.sequences), prompt.num_tokens, tree.size
-        # A row read in its own order alone is the same row whatever number of orders was asked for.
         seen = [(s.tokens, s.answer, s.options, s.scored, s.order) for s in prompt.sequences]
         digests[number] = np.frombuffer(hashlib.sha256(repr(seen).encode()).digest()[:DIGEST_BYTES], dtype=np.uint8)
-        most = min(tree.trunk, *(first_read(s) for s in prompt.sequences))
-        before, members = beginnings.get(example.subject, (tokens[:most], 0))
-        beginnings[example.subject] = before[: min(most, common_length(before, tokens))], members + 1
-    saved = [len(tokens) * (members - 1) for tokens, members in beginnings.values()]
-    prompt_config = encoder.task.prompt
-    grouped = bool(prompt_config.shots or prompt_config.instruction)
-    order = sorted(range(len(rows)), key=lambda r: (rows[r].subject if grouped else "", -counts[0, r], rows[r].id))
+        before, members = beginnings.get(example.subject, (tokens[: tree.unread], 0))
+        beginnings[example.subject] = before[: min(tree.unread, common_length(before, tokens))], members + 1
+    alike = bool(encoder.task.prompt.shots or encoder.texts.instruction)
+    saved = [len(tokens) * (members - 1) for tokens, members in beginnings.values()] if alike else []
+    order = sorted(range(len(rows)), key=lambda r: (rows[r].subject if alike else "", -counts[0, r], rows[r].id))
     return Survey(
         split=split,
         layout=layout,

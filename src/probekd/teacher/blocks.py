@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probekd.config import TeacherConfig
 from probekd.errors import ModelError
 from probekd.files import cache_dir
 
@@ -46,17 +45,6 @@ def first_blocks(config: Any, count: int) -> None:
     config.num_hidden_layers = count
 
 
-def block_path(family: Any, model_config: Any, config: TeacherConfig, *, encoder: bool) -> str:
-    """Name of the stack of blocks in a model, such as ``model.layers``, from a model without weights."""
-    import torch
-
-    with torch.device("meta"):
-        model = family.from_config(model_config, trust_remote_code=config.trust_remote_code)
-    body = model if encoder else model.base_model
-    stack = find_stack(body, int(model_config.get_text_config().num_hidden_layers), config.model)
-    return str(next(name for name, module in model.named_modules() if module is stack))
-
-
 @dataclass(frozen=True, kw_only=True)
 class BlockWeights:
     """Weights of blocks that are not in memory.
@@ -92,8 +80,24 @@ class BlockWeights:
                 set_module_tensor_to_device(block, name, "meta")
 
 
-def offloaded(family: Any, options: Mapping[str, Any], path: str, device: str) -> tuple[Any, list[str], BlockWeights]:
-    """Load a model without its blocks; which file has which weight is accelerate's knowledge."""
+def offloaded(
+    family: Any, options: Mapping[str, Any], name: str, device: str, *, encoder: bool
+) -> tuple[Any, list[str], BlockWeights]:
+    """Load a model without its blocks; which file has which weight is accelerate's knowledge.
+
+    Args:
+        family: Auto class.
+        options: Of its ``from_pretrained``, config and dtype among them.
+        name: Of the model, for messages.
+        device: Where all but the blocks lie, and where blocks are computed.
+        encoder: Whether the model is its own body.
+
+    Returns:
+        The model, the names of weights that its checkpoint lacks, and where its blocks come from.
+
+    Raises:
+        ModelError: no stack of blocks is found.
+    """
     import tempfile
 
     import torch
@@ -101,6 +105,9 @@ def offloaded(family: Any, options: Mapping[str, Any], path: str, device: str) -
 
     with torch.device("meta"):
         skeleton = family.from_config(options["config"], trust_remote_code=options["trust_remote_code"])
+    body = skeleton if encoder else skeleton.base_model
+    stack = find_stack(body, int(options["config"].get_text_config().num_hidden_layers), name)
+    path = next(name for name, module in skeleton.named_modules() if module is stack)
     where = {name: place if place == "disk" else device for name, place in _places(skeleton, path).items()}
     root = cache_dir() / "offload"
     root.mkdir(parents=True, exist_ok=True)

@@ -12,12 +12,11 @@ import torch
 
 from probekd.errors import ModelError
 from probekd.prompts import Prompt
-from probekd.teacher.attention import PrefixKeys
-from probekd.teacher.batching import Batch, PackedBatch, PaddedBatch
+from probekd.teacher.batching import Batch, PaddedBatch
 from probekd.teacher.extract import not_finite, vocabulary_logits
 from probekd.teacher.load import Teacher
-from probekd.teacher.packing import Branch, Tree, branches_of, common_length, first_read, tree_of
-from probekd.teacher.passes import Work, run_batch
+from probekd.teacher.packing import Branch, Group, branches_of, common_length, first_read, tree_of
+from probekd.teacher.passes import Work, group_work, run_batch
 from probekd.teacher.streamed import stream_work
 
 if TYPE_CHECKING:
@@ -91,16 +90,13 @@ def packable(teacher: Teacher, prompts: Sequence[Prompt]) -> str:
     return ""
 
 
-def _packed(rows: Sequence[Sequence[Branch]], teacher: Teacher) -> tuple[PackedBatch | None, PackedBatch]:
+def _packed(rows: Sequence[Sequence[Branch]], teacher: Teacher) -> tuple[Batch | None, Batch]:
     """The rows as one group, whatever it saves: what they share, and what each has besides."""
     trees = [tree_of(branches) for branches in rows]
     first, last = (t.branches[0].sequence.tokens for t in trees)
-    read = (first_read(b.sequence) for t in trees for b in t.branches)
-    shared = min(common_length(first, last), *read, *(t.trunk for t in trees))
-    keys = PrefixKeys(length=shared) if shared else None
-    prefix = PackedBatch.prefix(first[:shared], teacher.device, keys) if keys else None
-    rest = [Tree(skipped=shared, trunk=t.trunk - shared, branches=t.branches) for t in trees]
-    return prefix, PackedBatch.rows(rest, teacher.device, keys)
+    shared = min(common_length(first, last), *(t.unread for t in trees))
+    work = group_work(teacher, Group(prefix=first[:shared], trees=tuple(t.continuing(shared) for t in trees)))
+    return work.prefix, work.batch(work.items)
 
 
 def states_of(teacher: Teacher, batches: Sequence[Batch], first: Batch | None = None) -> list[dict[int, Tensor]]:

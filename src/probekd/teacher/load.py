@@ -16,7 +16,6 @@ from probekd.files import cache_dir, file_digest, read_json, write_json
 from probekd.tasks.base import content_hash
 from probekd.teacher.blocks import (
     BlockWeights,
-    block_path,
     find_stack,
     first_blocks,
     free_memory,
@@ -305,8 +304,7 @@ def _load_model(
         "output_loading_info": True,
     }
     if streamed:
-        path = block_path(family, model_config, config, encoder=encoder)
-        return offloaded(family, options, path, _device(config))
+        return offloaded(family, options, config.model, _device(config), encoder=encoder)
     if config.quantization:
         options["quantization_config"] = _quantization(config)
     if config.device_map:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from probekd.prompts import Prompt, TokenSequence
 
@@ -12,8 +12,6 @@ Tokens = Sequence[int]
 # A beginning is computed apart from its rows when this many tokens are saved by it: the small batch that it takes
 # costs about as much as these would.
 LEAST_SAVED = 512
-# A row joins the rows before it when it shares this part of their beginning, else it opens a group of its own.
-LEAST_KEPT = 0.8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +50,15 @@ class Tree:
         """Tokens that are computed."""
         start = self.skipped + self.trunk
         return self.trunk + sum(len(b.sequence.tokens) - start for b in self.branches)
+
+    @property
+    def unread(self) -> int:
+        """Tokens that all sequences begin with before the first whose state is read: what other rows may share."""
+        return min(self.skipped + self.trunk, *(first_read(b.sequence) for b in self.branches))
+
+    def continuing(self, shared: int) -> Tree:
+        """The tree when its first ``shared`` tokens, at most ``unread``, are computed elsewhere."""
+        return replace(self, skipped=shared, trunk=self.skipped + self.trunk - shared)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,34 +108,51 @@ def tree_of(branches: Sequence[Branch]) -> Tree:
     return Tree(skipped=0, trunk=min(common_length(tokens[0], t) for t in tokens), branches=tuple(branches))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Segment:
+    """Neighbours from ``start`` to ``stop`` in sorted order, the groups that serve them best, and what these save.
+
+    A group is its start, its stop and the length of its prefix.
+    """
+
+    start: int
+    stop: int
+    saved: int
+    groups: tuple[tuple[int, int, int], ...]
+
+
 def grouped(trees: Sequence[Tree]) -> list[Group]:
-    """Rows grouped by the tokens that they begin with, where that saves enough; the rest are one group without."""
+    """Rows grouped by the tokens that they begin with, where that saves enough; the rest are one group without.
+
+    In sorted order rows that begin alike are neighbours. Segments of neighbours are joined, those that share most first;
+    a joined segment is one group, or what its two parts were, whichever saves more. So rows that share worked examples
+    are not kept from each other by the one that shares a word with them, nor by how long their questions are.
+    """
     ordered = sorted(trees, key=lambda t: (t.branches[0].sequence.tokens, t.branches[0].row))
-    groups: list[Group] = []
-    alone: list[Tree] = []
-    members: list[Tree] = []
-    shared = 0
-
-    def close() -> None:
-        if shared * (len(members) - 1) >= LEAST_SAVED:
-            prefix = members[0].branches[0].sequence.tokens[:shared]
-            rows = (Tree(skipped=shared, trunk=t.trunk - shared, branches=t.branches) for t in members)
-            groups.append(Group(prefix=prefix, trees=tuple(rows)))
-        else:
-            alone.extend(members)
-
-    for tree in ordered:
-        most = min(tree.trunk, *(first_read(b.sequence) for b in tree.branches))
-        if members:
-            kept = min(
-                shared, most, common_length(members[0].branches[0].sequence.tokens, tree.branches[0].sequence.tokens)
-            )
-            if kept and kept >= LEAST_KEPT * shared:
-                members.append(tree)
-                shared = kept
-                continue
-            close()
-        members, shared = [tree], most
-    if members:
-        close()
-    return [*([Group(prefix=(), trees=tuple(alone))] if alone else []), *groups]
+    tokens = [t.branches[0].sequence.tokens for t in ordered]
+    shared = [
+        min(common_length(tokens[i], tokens[i + 1]), ordered[i].unread, ordered[i + 1].unread)
+        for i in range(len(ordered) - 1)
+    ]
+    segments = [_Segment(start=i, stop=i + 1, saved=0, groups=()) for i in range(len(ordered))]
+    starting, ending = dict(enumerate(segments)), {s.stop: s for s in segments}
+    for i in sorted(range(len(shared)), key=lambda i: -shared[i]):
+        left, right = ending.pop(i + 1), starting.pop(i + 1)
+        apart = left.saved + right.saved
+        whole = shared[i] * (right.stop - left.start - 1) - LEAST_SAVED
+        together = whole >= 0 and whole >= apart
+        joined = _Segment(
+            start=left.start,
+            stop=right.stop,
+            saved=whole if together else apart,
+            groups=((left.start, right.stop, shared[i]),) if together else (*left.groups, *right.groups),
+        )
+        starting[joined.start] = ending[joined.stop] = joined
+    chosen = starting[0].groups if ordered else ()
+    groups = [
+        Group(prefix=tokens[a][:length], trees=tuple(t.continuing(length) for t in ordered[a:z]))
+        for a, z, length in chosen
+    ]
+    inside = {i for a, z, _ in chosen for i in range(a, z)}
+    alone = tuple(t for i, t in enumerate(ordered) if i not in inside)
+    return [*([Group(prefix=(), trees=alone)] if alone else []), *groups]

@@ -15,7 +15,7 @@ from probekd.teacher.attention import PrefixKeys
 from probekd.teacher.batching import Batch, PackedBatch, PaddedBatch, fitting
 from probekd.teacher.hooks import run_body, state_hooks
 from probekd.teacher.load import Teacher
-from probekd.teacher.packing import Branch, grouped, tree_of
+from probekd.teacher.packing import Branch, Group, grouped, tree_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ _TIMED_BLOCKS = 2
 # Of a streamed teacher, whose blocks are too dear to load for a measurement.
 STREAMED_BUDGET = 4096
 # A larger batch holds more memory, and must be faster by this to be taken.
-_WORTH = 1.03
+_WORTH = 1.1
 
 
 class MemoryFullError(Exception):
@@ -67,20 +67,20 @@ def plan_work(teacher: Teacher, rows: Sequence[Sequence[Branch]], *, packed: boo
         members = sorted((b for branches in rows for b in branches), key=lambda b: -len(b.sequence.tokens))
         sizes = tuple(len(b.sequence.tokens) for b in members)
         return [Work(items=tuple(members), sizes=sizes, padded=True, batch=PaddedBatch)] if members else []
-    plan = []
-    for group in grouped([tree_of(branches) for branches in rows]):
-        keys = PrefixKeys(length=len(group.prefix)) if group.prefix else None
-        trees = tuple(sorted(group.trees, key=lambda t: (-t.size, t.branches[0].row)))
-        plan.append(
-            Work(
-                items=trees,
-                sizes=tuple(t.size for t in trees),
-                padded=False,
-                batch=lambda some, keys=keys: PackedBatch.rows(some, teacher.device, keys),  # type: ignore[misc]
-                prefix=PackedBatch.prefix(group.prefix, teacher.device, keys) if keys else None,
-            )
-        )
-    return plan
+    return [group_work(teacher, group) for group in grouped([tree_of(branches) for branches in rows])]
+
+
+def group_work(teacher: Teacher, group: Group) -> Work:
+    """The work of one group: its prefix, if it has one, and then its rows."""
+    keys = PrefixKeys(length=len(group.prefix)) if group.prefix else None
+    trees = tuple(sorted(group.trees, key=lambda t: (-t.size, t.branches[0].row)))
+    return Work(
+        items=trees,
+        sizes=tuple(t.size for t in trees),
+        padded=False,
+        batch=lambda some: PackedBatch.rows(some, teacher.device, keys),
+        prefix=PackedBatch.prefix(group.prefix, teacher.device, keys) if keys else None,
+    )
 
 
 def run_batch(teacher: Teacher, batch: Batch, depths: Sequence[int], visit: BatchVisit) -> None:
@@ -113,18 +113,15 @@ def run_work(teacher: Teacher, plan: Sequence[Work], depths: Sequence[int], visi
     for work in plan:
         if work.prefix is not None:
             run_batch(teacher, work.prefix, [max(depths)], _nothing)
-        for _ in batches(work, budget, lambda batch: run_batch(teacher, batch, depths, visit)):
-            pass
+        _run_halving(work, budget, lambda batch: run_batch(teacher, batch, depths, visit))
 
 
-def batches(work: Work, budget: Budget, run: Callable[[Batch], None]) -> Iterator[Batch]:
-    """Run the work's batches one after the other, and hand each over when it is done."""
+def _run_halving(work: Work, budget: Budget, run: Callable[[Batch], None]) -> None:
     done = 0
     while done < len(work.items):
         count = fitting(work.sizes[done:], budget.tokens, padded=work.padded)
-        batch = work.batch(work.items[done : done + count])
         try:
-            run(batch)
+            run(work.batch(work.items[done : done + count]))
         except MemoryFullError as error:
             if count == 1:
                 raise ModelError(
@@ -134,7 +131,6 @@ def batches(work: Work, budget: Budget, run: Callable[[Batch], None]) -> Iterato
             budget.tokens = max(1, sum(work.sizes[done : done + count]) // 2)
             continue
         done += count
-        yield batch
 
 
 def split(work: Work, budget: int) -> Iterator[Batch]:
@@ -149,7 +145,7 @@ def split(work: Work, budget: int) -> Iterator[Batch]:
 def measure_budget(teacher: Teacher, plan: Sequence[Work]) -> int:
     """The batch size that runs fastest here, measured on the first blocks with these very rows.
 
-    Larger sizes are tried as long as they are faster by three in a hundred, and as long as there are rows to fill them.
+    Larger sizes are tried as long as they are faster by a tenth, and as long as there are rows to fill them.
     """
     work = max(plan, key=lambda w: sum(w.sizes))
     depths = [min(_TIMED_BLOCKS, len(teacher.blocks))]

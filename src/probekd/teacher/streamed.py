@@ -45,17 +45,16 @@ def stream_work(
     batches = [batch for work in plan for batch in ([work.prefix] if work.prefix else []) + list(split(work, budget))]
     done = max((int(f.stem) for f in scratch.glob("*.states")), default=-1)
     for depth in range(done + 1, deepest + 1):
-        with ExitStack() as stack:
-            visit = stack.enter_context(read(depth))
+        # What was read of a depth is whole before its states say that the depth is done.
+        with replacing(_file(scratch, depth)) as temporary, read(depth) as visit, ExitStack() as stack:
+            after = stack.enter_context(temporary.open("wb"))
+            before = stack.enter_context(_file(scratch, depth - 1).open("rb")) if depth else None
             if depth:
                 stack.enter_context(_only(teacher, depth - 1))
-            with replacing(_file(scratch, depth)) as temporary:
-                before = stack.enter_context(_file(scratch, depth - 1).open("rb")) if depth else None
-                with temporary.open("wb") as after:
-                    for batch in batches:
-                        _one(teacher, batch, depth, before, after, visit)
             for batch in batches:
-                batch.forget()
+                _one(teacher, batch, depth, before, after, visit)
+        for batch in batches:
+            batch.forget()
         if depth:
             _file(scratch, depth - 1).unlink()
 
