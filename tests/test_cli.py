@@ -280,3 +280,28 @@ def test_an_interrupt_says_how_to_go_on(call: Call, warm: Workspace, monkeypatch
     status, _, err = call("run", warm.path)
     assert status == 130
     assert "run the same command again" in err
+
+
+def test_the_estimated_rate_counts_what_the_model_computes(
+    tmp_path: Path, model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from probekd import estimate
+    from probekd.teacher import passes
+
+    made = workspace(
+        tmp_path / "w", "classification", teacher=model_dir("llama"), student=model_dir("bert"), sizes=SMALL
+    )
+    made.config["prompt"] = {"instruction": "the red cow eats grass " * 20}
+    made.write()
+    run_batch, computed = passes.run_batch, []
+
+    def counted(teacher: Any, batch: Any, *rest: Any) -> None:
+        computed.append(batch.shape[0] * batch.shape[1])
+        run_batch(teacher, batch, *rest)
+
+    monkeypatch.setattr(passes, "run_batch", counted)
+    clock = iter(range(0, 1000, 2))
+    monkeypatch.setattr(estimate.time, "monotonic", lambda: float(next(clock)))
+    found = estimate.estimate_run(made.load())
+    assert found["tokens_per_second"] == pytest.approx(sum(computed) / 2, abs=0.1)
+    assert found["computed"] < found["tokens"] / 3

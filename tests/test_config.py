@@ -170,3 +170,18 @@ def test_the_schema_describes_every_key() -> None:
 def test_config_is_light() -> None:
     code = "import sys, probekd.config, probekd.tasks.base; print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ("teacher.device_map=auto", "device_map"),
+        ("teacher.quantization=8bit", "quantization"),
+        ("teacher.model=model.gguf", "a GGUF file"),
+    ],
+)
+def test_a_streamed_teacher_is_placed_by_nobody_else(tmp_path: Path, other: str, named: str) -> None:
+    path = written(tmp_path, SHORT)
+    load_config(path, [other])
+    with pytest.raises(ConfigError, match=rf"run\.yaml: teacher: memory: streamed .* cannot be combined with {named}"):
+        load_config(path, [other, "teacher.memory=streamed"])

@@ -10,10 +10,10 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from probekd.errors import ConfigError
 
@@ -108,6 +108,21 @@ class TeacherConfig(Section):
     """A prompt longer than the model's context stops the run or drops the row; it is never cut."""
     max_length: int | None = Field(default=None, ge=1)
     """Context length to respect; None = the model's own."""
+
+    @model_validator(mode="after")
+    def _streamed_alone(self) -> Self:
+        placed = {"device_map": self.device_map, "quantization": self.quantization, "a GGUF file": self.is_gguf}
+        others = [name for name, value in placed.items() if value]
+        if self.memory == "streamed" and others:
+            raise ValueError(
+                f"memory: streamed reads blocks from safetensors by name, so it cannot be combined with {others[0]}"
+            )
+        return self
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the model is a GGUF file."""
+        return self.model.endswith(".gguf")
 
 
 class ProbeConfig(Section):

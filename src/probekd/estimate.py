@@ -74,6 +74,8 @@ def _rate(teacher: Teacher, survey: Survey) -> float:
     """
     from probekd.teacher.check import packable
     from probekd.teacher.extract import Wanted, read_states
+    from probekd.teacher.packing import branches_of
+    from probekd.teacher.passes import plan_work
 
     rows = range(0, len(survey.rows), max(1, len(survey.rows) // WARM_UP_ROWS))
     prompts = survey.encode(rows)
@@ -84,9 +86,12 @@ def _rate(teacher: Teacher, survey: Survey) -> float:
         teacher = load_teacher(teacher.config.model_copy(update={"memory": "whole"}), depth=blocks)
     wanted = Wanted(positions=(), depths=(len(teacher.blocks),), max_options=survey.max_options, orders=survey.orders)
     packed = not packable(teacher, prompts)
+    # Of few rows another share is saved than of many, so that what these take is counted by itself.
+    plan = plan_work(teacher, [branches_of(i, p) for i, p in enumerate(prompts)], packed=packed)
+    computed = sum(sum(work.sizes) + (work.prefix.shape[1] if work.prefix else 0) for work in plan)
     began = time.monotonic()
     read_states(teacher, prompts, wanted, packed=packed)
-    return float(share * survey.computed[list(rows)].sum() / (time.monotonic() - began))
+    return share * computed / (time.monotonic() - began)
 
 
 def print_estimate(found: dict[str, Any]) -> None:

@@ -14,7 +14,6 @@ pytest.importorskip("gguf")
 
 from gguf_files import write_gguf
 
-from probekd.config import TeacherConfig
 from probekd.errors import ModelError
 from probekd.prompts import PromptEncoder
 from probekd.tasks.base import Task
@@ -95,7 +94,11 @@ def test_other_families_are_refused_with_the_reason(family: str, why: str, model
         load_teacher(file)
 
 
-def test_streaming_is_refused(model_dir: ModelDir, tmp_path: Path) -> None:
-    file = write_gguf(model_dir("llama"), tmp_path / "tiny.gguf")
-    with pytest.raises(ModelError, match="cannot be combined with device_map, quantization or a GGUF file"):
-        load_teacher(TeacherConfig(model=str(file), memory="streamed"))
+@pytest.mark.parametrize("content", [b"", b"x", b"GGUF", b"GGUF" + bytes(40)], ids=["empty", "x", "magic", "header"])
+def test_a_damaged_gguf_file(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(
+        ModelError, match=r"model\.gguf: (not a whole GGUF file|GGUF files of the family '\?' are refused)"
+    ):
+        load_teacher(path)

@@ -14,7 +14,6 @@ from tiny import CAUSAL, FAMILIES, MORE_CAUSAL, NOT_PACKABLE
 from transformers import AutoModelForCausalLM
 
 from probekd.config import PromptConfig, TeacherConfig
-from probekd.errors import ModelError
 from probekd.extraction import extract
 from probekd.extraction import shards as shards_module
 from probekd.extraction import streaming as streaming_module
@@ -218,8 +217,3 @@ def test_a_checkpoint_of_another_format_is_streamed_too(model_dir: ModelDir, cho
     task = replace(choices, splits={"train": choices.rows()})
     ours = extract(streamed(old), task, cache=tmp_path / "a")
     expect_same(ours, extract(streamed(model_dir("llama")), task, cache=tmp_path / "b"), task)
-
-
-def test_streaming_excludes_what_transformers_would_place(model_dir: ModelDir) -> None:
-    with pytest.raises(ModelError, match="cannot be combined with device_map"):
-        streamed(model_dir("llama"), device_map="auto")

@@ -336,15 +336,8 @@ def _quantization(config: TeacherConfig) -> Any:
 
 def _streams(config: TeacherConfig, source: Path) -> bool:
     """Whether blocks are loaded one at a time: when asked for, or when the weights exceed the free memory."""
-    if config.memory == "streamed":
-        if config.device_map or config.quantization or source.suffix == ".gguf":
-            raise ModelError(
-                f"{config.model}: teacher.memory: streamed reads blocks from safetensors by name; "
-                "it cannot be combined with device_map, quantization or a GGUF file"
-            )
-        return True
-    if config.memory == "whole" or config.device_map or config.quantization or source.suffix == ".gguf":
-        return False
+    if config.memory != "auto" or config.device_map or config.quantization or config.is_gguf:
+        return config.memory == "streamed"
     return weight_bytes(source, config.dtype) > free_memory(_device(config))
 
 
@@ -352,7 +345,7 @@ def gguf_source(source: Path) -> dict[str, Any]:
     """Where Transformers finds a model: a directory, or a GGUF file in one.
 
     Raises:
-        ModelError: a GGUF file of a family whose conversion is not known to be right.
+        ModelError: a GGUF file that is damaged, or of a family whose conversion is not known to be right.
     """
     if source.suffix != ".gguf":
         return {"pretrained_model_name_or_path": source}
@@ -360,7 +353,10 @@ def gguf_source(source: Path) -> dict[str, Any]:
         from gguf import GGUFReader
     except ImportError:
         raise ModelError(f"{source}: reading GGUF files needs the package gguf: pip install 'probekd[gguf]'") from None
-    field = GGUFReader(source).fields.get("general.architecture")
+    try:
+        field = GGUFReader(source).fields.get("general.architecture")
+    except (ValueError, IndexError, KeyError, OSError) as error:
+        raise ModelError(f"{source}: not a whole GGUF file ({_first_line(error)}); fetch it again") from None
     family = bytes(field.parts[field.data[0]]).decode() if field else "?"
     if family != "llama":
         raise ModelError(
