@@ -28,13 +28,18 @@ def prompts_of(teacher: Teacher, task: Task, layout: str) -> list:
 
 
 @pytest.mark.parametrize("layout", ["listed", "branched"])
-@pytest.mark.parametrize("shared", [0, SHARED])
+@pytest.mark.parametrize("prefix_keys", ["none", "apart", "copied"])
 @pytest.mark.parametrize("family", [*CAUSAL, *MORE_CAUSAL])
 def test_packed_states_are_those_of_each_sequence_alone(
-    family: str, shared: int, layout: str, teacher_of: TeacherOf, choices: Task
+    family: str, prefix_keys: str, layout: str, teacher_of: TeacherOf, choices: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dataclasses import replace
 
+    from probekd.teacher import attention as module
+
+    shared = 0 if prefix_keys == "none" else SHARED
+    if prefix_keys == "copied":  # as on a device whose kernel does not say its sums
+        monkeypatch.setattr(module, "_tells_sums", lambda q, v: False)
     teacher = teacher_of(family)
     # Longer than the windows of the families that have one, and shared by all rows.
     task = replace(choices, prompt=PromptConfig(instruction="Answer: the red cow eats grass, here is the sun."))
@@ -108,13 +113,11 @@ def test_the_check_finds_what_is_broken(
         places = module._places
         monkeypatch.setattr(module, "_places", lambda tree: (places(tree)[0], [0] * len(places(tree)[0])))
     elif broken == "prefix":
-        attend = module._rows
-        monkeypatch.setattr(
-            module, "_rows", lambda s, p, m, w: attend(s, p, m, w) * (1.0 if p.prefix is None else 1.01)
-        )
+        attend = module._beside_prefix
+        monkeypatch.setattr(module, "_beside_prefix", lambda *given: attend(*given) * 1.01)
     else:
         mask = module.Packing.mask
-        monkeypatch.setattr(module.Packing, "mask", lambda self, window, dtype: mask(self, None, dtype))
+        monkeypatch.setattr(module.Packing, "mask", lambda self, window, *rest: mask(self, None, *rest))
     assert "does not attend as it is told" in packable(teacher, prompts)
 
 

@@ -71,16 +71,24 @@ class Packing:
         self.gather = torch.where(self.there, starts[:, None] + column, starts[:, None])
         flat = torch.tensor([b for _, branch in rows for b in branch], device=device)
         self._branch, self._position = flat[self.gather], self.positions[self.gather]
-        self._masks: dict[tuple[int | None, torch.dtype], Tensor | None] = {}
+        self._last = int(self.positions.max())
+        self._masks: dict[tuple[int | None, torch.dtype, int], Tensor | None] = {}
 
-    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """(R, 1, L, P + L) added to the scores; None where plain causal attention says the same."""
-        if (window, dtype) not in self._masks:
-            self._masks[window, dtype] = self._mask(window, dtype)
-        return self._masks[window, dtype]
+    def within(self, window: int | None) -> bool:
+        """Whether a sliding window hides nothing from any token."""
+        return window is None or self._last < window
 
-    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        ahead = self.prefix.length if self.prefix else 0
+    def mask(self, window: int | None, dtype: torch.dtype, ahead: int) -> Tensor | None:
+        """(R, 1, L, ahead + L) added to the scores, ``ahead`` of the prefix's tokens being looked at with the row's own.
+
+        None where plain causal attention says the same.
+        """
+        asked = window, dtype, ahead
+        if asked not in self._masks:
+            self._masks[asked] = self._mask(*asked)
+        return self._masks[asked]
+
+    def _mask(self, window: int | None, dtype: torch.dtype, ahead: int) -> Tensor | None:
         if not ahead and not self._branching and (window is None or self.longest <= window):
             return None
         query, key = self._position[:, :, None], self._position[:, None, :]
@@ -147,26 +155,48 @@ def _attend(
     packing = _current.get()
     if packing.records is not None:
         packing.records.held[module] = (key[0], value[0])
-    rows = len(packing.gather)
-    q = query[0][:, packing.gather].transpose(0, 1)  # (R, heads, L, head width)
-    k, v = (_rows(x[0], packing, module, which) for which, x in enumerate((key, value)))
+    q, k, v = (x[0][:, packing.gather].transpose(0, 1) for x in (query, key, value))  # (R, heads, L, head width)
+    before = packing.prefix.held[module] if packing.prefix is not None else None
+    if before is None or (softcap is None and packing.within(sliding_window) and _tells_sums(q, v)):
+        ahead = 0
+    else:
+        k, v = (torch.cat([b.expand(len(q), -1, -1, -1), x], dim=2) for b, x in zip(before, (k, v), strict=True))
+        ahead, before = before[0].shape[1], None
     if repeat := q.shape[1] // k.shape[1] - 1:
-        k, v = (x[:, :, None].expand(-1, -1, repeat + 1, -1, -1).reshape(rows, -1, *x.shape[2:]) for x in (k, v))
-    mask = packing.mask(sliding_window, q.dtype)
-    if softcap is None:
+        k, v = (x[:, :, None].expand(-1, -1, repeat + 1, -1, -1).flatten(1, 2) for x in (k, v))
+    mask = packing.mask(sliding_window, q.dtype, ahead)
+    if before is not None:
+        out = _beside_prefix(q, k, v, mask, before, scaling)
+    elif softcap is None:
         out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling)
     else:
         out = _capped(q, k, v, mask, scaling, softcap)
     return out.transpose(1, 2)[packing.there][None], None
 
 
-def _rows(states: Tensor, packing: Packing, module: Any, which: int) -> Tensor:
-    """(R, heads, P + L, head width) from (heads, T, head width): what the batch's rows may look at."""
-    own = states[:, packing.gather].transpose(0, 1)
-    if packing.prefix is None:
-        return own
-    before = packing.prefix.held[module][which]
-    return torch.cat([before.expand(len(own), -1, -1, -1), own], dim=2)
+def _tells_sums(q: Tensor, v: Tensor) -> bool:
+    """Whether PyTorch's kernel says the sums of its softmax here."""
+    return q.device.type == "cpu" and q.shape[-1] == v.shape[-1]
+
+
+def _beside_prefix(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, before: tuple[Tensor, Tensor], scaling: float | None
+) -> Tensor:
+    """Attention to a row's own tokens and to the prefix apart, joined by the sums of their softmaxes.
+
+    So the prefix is neither copied for each row nor masked, and all rows are one long list of its queries (cascade
+    attention: Juravsky et al. 2024, "Hydragen").
+    """
+    # What scaled_dot_product_attention calls on a CPU; itself it keeps the sums.
+    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    heads, width = before[0].shape[0], q.shape[-1]
+    # Query heads that share keys are more queries of these.
+    asking = q.transpose(0, 1).reshape(1, heads, -1, width)
+    there, there_sum = attend(asking, before[0][None], before[1][None], 0.0, False, scale=scaling)
+    own, own_sum = attend(q, k, v, 0.0, mask is None, attn_mask=mask, scale=scaling)
+    shape = (q.shape[1], q.shape[0], q.shape[2])
+    weight = torch.sigmoid(there_sum.reshape(shape).transpose(0, 1) - own_sum)[..., None].to(q.dtype)
+    return torch.lerp(own, there.reshape(*shape, width).transpose(0, 1), weight)
 
 
 def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float | None, softcap: float) -> Tensor:
