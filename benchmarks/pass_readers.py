@@ -33,6 +33,13 @@ Job = dict[str, Any]
 # States by depth, each (batch, tokens, d), and the first one's depth.
 Read = Callable[[Tensor, Tensor, list[str]], list[Tensor]]
 GEMM_REPEATS = 9
+# PyTorch's operations by what they are here: memory is what bounds the last two.
+PROFILED: dict[str, set[str]] = {
+    "linear layers": {"aten::mm", "aten::addmm"},
+    "attention": {"aten::_scaled_dot_product_flash_attention_for_cpu", "aten::bmm", "aten::_softmax"},
+    "elementwise": {"aten::mul", "aten::add", "aten::silu", "aten::pow", "aten::mean", "aten::neg", "aten::rsqrt"},
+    "gathering and copying": {"aten::index", "aten::copy_", "aten::cat", "aten::_index_put_impl_"},
+}
 
 
 def padded(sequences: list[dict[str, Any]], pad: int) -> tuple[Tensor, Tensor]:
@@ -304,6 +311,25 @@ class Ours(Peer):
             * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads),
         }
 
+    def profile(self) -> dict[str, float]:
+        """Shares of the processor's time in one more pass, by what it does; on one thread, so that they add up."""
+        from torch.profiler import ProfilerActivity, profile
+
+        self.clear()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with profile(activities=[ProfilerActivity.CPU]) as seen:
+                self.run()
+        finally:
+            torch.set_num_threads(threads)
+        times = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
+        shares = {
+            what: sum(times.get(name, 0.0) for name in names) / sum(times.values())
+            for what, names in PROFILED.items()
+        }
+        return {**shares, "the rest": 1 - sum(shares.values())}
+
     def gemm(self) -> float:
         """Floating-point operations a second of a block's linear layers alone, one after the other, at our batch size."""
         tokens = int(self.teacher.config.batch_tokens or 0)
@@ -375,6 +401,9 @@ def serve(name: str, job: Job, answer: Callable[[dict[str, Any]], None]) -> None
         elif what == "gemm":
             assert isinstance(reader, Ours)
             answer({"flops_per_second": reader.gemm()})
+        elif what == "profile":
+            assert isinstance(reader, Ours)
+            answer(reader.profile())
         else:
             np.savez(rest, *reader.checked())
             answer({})

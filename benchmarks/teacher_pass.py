@@ -192,6 +192,8 @@ def run(plan: Plan) -> tuple[dict[str, Any], Needs]:
                 if rates and not child.error:
                     runs[name][-1]["flops_per_second"] = statistics.mean(r["flops_per_second"] for r in rates)
                 say(f"  repeat {repeat + 1}: {name} {runs[name][-1].get('seconds', 0):.2f} s")
+        # Where the time that the roof does not explain goes; last, since profiling slows a pass down.
+        profiles = {name: child.ask("profile") for name, child in children.items() if name == "probekd"}
         states = {
             name: _states(child, Path(place) / f"{number}.npz") for number, (name, child) in enumerate(children.items())
         }
@@ -203,6 +205,8 @@ def run(plan: Plan) -> tuple[dict[str, Any], Needs]:
                 if child.error
                 else _described(child, runs[name], tokens, needs if own else None) | _agreement(states, children, name)
             )
+            if profiles.get(name):
+                found[name]["profile"] = {what: round(share, 3) for what, share in profiles[name].items()}
     return found, needs
 
 
