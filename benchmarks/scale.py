@@ -56,6 +56,7 @@ def read(model: str, rows: int, cache: str) -> dict[str, Any]:
     from probekd.config import TeacherConfig
     from probekd.extraction import extract
     from probekd.tasks.base import Example, Task
+    from probekd.teacher.load import load_teacher
 
     labels = ("animal", "tool", "food")
     draw = random.Random(0)
@@ -63,11 +64,11 @@ def read(model: str, rows: int, cache: str) -> dict[str, Any]:
         Example(id=f"r{i}", question=" ".join(draw.choices(WORDS, k=12)), options=labels) for i in range(rows)
     )
     task = Task(name="scale", kind="classification", labels=labels, splits={"unlabelled": examples})
-    config = TeacherConfig(model=model, batch_tokens=4096)
+    teacher = load_teacher(TeacherConfig(model=model, batch_tokens=4096))
     # What is loaded once counts in no row's time.
-    extract(config, Task(name="warm", kind="classification", labels=labels, splits={"unlabelled": examples[:8]}))
+    extract(teacher, Task(name="warm", kind="classification", labels=labels, splits={"unlabelled": examples[:8]}))
     began = time.perf_counter()
-    states = extract(config, task, depths=(1,), cache=Path(cache))
+    states = extract(teacher, task, depths=(1,), cache=Path(cache))
     return {
         "rows": rows,
         "seconds": time.perf_counter() - began,
