@@ -21,13 +21,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "studies" / "results"
 BENCHMARKS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "probes.md", ROOT / "docs" / "teacher.md")
+PAGES = tuple(ROOT / name for name in ("README.md", "docs/probes.md", "docs/teacher.md"))
+METRICS = (("accuracy", 3), ("nll", 2), ("ece", 3))
 WHO = {
     "teacher_output": "the teacher's best output readout",
     "probe": "the probe on its hidden states",
     "student": "student trained by `probe-kd`",
     "student:labels": "student trained on the labels alone",
-    "student:logit-kd": "student trained by `logit-kd`",
 }
 
 
@@ -187,19 +187,6 @@ def large_teacher_table(result: dict[str, Any]) -> str:
     )
 
 
-METRICS = (("accuracy", 3), ("nll", 2), ("ece", 3))
-# The results that are not those of a run; ``NAME.PART`` shows another part of a file.
-TABLES: Mapping[str, Callable[[dict[str, Any]], str]] = {
-    "readers": readers_table,
-    "readers.families": families_table,
-    "ideas": ideas_table,
-    "simulations": simulations_table,
-    "probes": benchmark_table,
-    "scale": pass_scale_table,
-    "large_teacher": large_teacher_table,
-}
-
-
 def table(name: str, result: dict[str, Any]) -> str:
     """The block for one result."""
     return TABLES[name](result) if name in TABLES else run_table(name, result)
@@ -219,7 +206,7 @@ def run_table(name: str, result: dict[str, Any]) -> str:
     for who, s in scores.items():
         low, high = s["accuracy_ci"]
         lines.append(
-            f"| {WHO[who]} | {s['accuracy']:.3f} | {low:.3f} to {high:.3f} | {s['nll']:.2f} | {s['ece']:.3f} |"
+            f"| {_name(who)} | {s['accuracy']:.3f} | {low:.3f} to {high:.3f} | {s['nll']:.2f} | {s['ece']:.3f} |"
         )
     reader = probe["reader"]
     lines += [
@@ -229,6 +216,60 @@ def run_table(name: str, result: dict[str, Any]) -> str:
         f"The run took {seconds / 60:.1f} minutes on two CPU cores.",
     ]
     return "\n".join(lines)
+
+
+def _name(who: str) -> str:
+    return WHO.get(who) or f"student trained by `{who.removeprefix('student:')}`"
+
+
+def pass_table(result: dict[str, Any]) -> str:
+    """Tokens a second of every reader, and where the time of ours goes."""
+    rows, profiles = [], []
+    for part in result["workloads"]:
+        ours = part["readers"]["probekd"]
+        for name, found in part["readers"].items():
+            if "tokens_per_second" not in found:
+                rows.append([part["name"], name, f"not run: {found['not_run'].splitlines()[-1]}", "", "", ""])
+                continue
+            t = found["tokens_per_second"]
+            rows.append(
+                [
+                    part["name"],
+                    name,
+                    f"{t['median']:.0f} ({t['min']:.0f} to {t['max']:.0f})",
+                    "" if name == "probekd" else f"{ours['tokens_per_second']['median'] / t['median']:.2f}",
+                    f"{found['peak_gib']:.2f}",
+                    f"{found['efficiency']['median']:.2f}" if "efficiency" in found else "",
+                ]
+            )
+        if "profile" in ours:
+            shares = ", ".join(f"{what} {100 * share:.0f}%" for what, share in ours["profile"].items())
+            profiles.append(f"- {part['name']}: {shares}.")
+    cuts = result["cuts"]
+    return "\n".join(
+        [
+            markdown(("workload", "reader", "tokens/s (range)", "ours, times", "peak GiB", "of the roof"), rows),
+            "",
+            f"Half the depth takes {cuts['half_depth']['times']['median']:.2f} of the time of all of it, streaming "
+            f"{cuts['streamed']['times']['median']:.2f} of the time in memory. Medians of {result['how']['repeats']} repeats in "
+            f"turn, {result['date']}. Where one more pass spends its time, on one thread:",
+            "",
+            *profiles,
+        ]
+    )
+
+
+# The results that are not those of a run; ``NAME.PART`` shows another part of a file.
+TABLES: Mapping[str, Callable[[dict[str, Any]], str]] = {
+    "readers": readers_table,
+    "readers.families": families_table,
+    "ideas": ideas_table,
+    "simulations": simulations_table,
+    "probes": benchmark_table,
+    "scale": pass_scale_table,
+    "large_teacher": large_teacher_table,
+    "teacher_pass": pass_table,
+}
 
 
 def fill(page: str, results: dict[str, dict[str, Any]]) -> str:
