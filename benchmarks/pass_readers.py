@@ -325,8 +325,7 @@ class Ours(Peer):
             torch.set_num_threads(threads)
         times = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
         shares = {
-            what: sum(times.get(name, 0.0) for name in names) / sum(times.values())
-            for what, names in PROFILED.items()
+            what: sum(times.get(name, 0.0) for name in names) / sum(times.values()) for what, names in PROFILED.items()
         }
         return {**shares, "the rest": 1 - sum(shares.values())}
 
