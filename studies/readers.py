@@ -28,7 +28,7 @@ from probekd.probes.outputs import fit_outputs
 from probekd.progress import Silent
 from probekd.targets import softmax
 from probekd.tasks import load_task
-from probekd.tasks.base import Task, content_hash, nested_order
+from probekd.tasks.base import Task, nested_order
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = ROOT / "models" / "smollm2-135m-instruct"
@@ -40,9 +40,11 @@ BUDGETS = (100, 300, 1000)
 # ARC-Easy's bar is stated for two hundred labels.
 MORE_BUDGETS = {"arc_easy": (200,)}
 SEEDS = (0, 1, 2)
-MOST_LABELS = 1000
-# All of ARC-Easy's and nearly all of Banking77's: fifteen bins of a thousand rows say little about calibration.
+# Training rows that are read; labels are drawn from them, and what is left is a pool (``studies/breadth.yaml`` shares it).
+TRAINING_ROWS = 1500
+# All of ARC's and nearly all of Banking77's: fifteen bins of a thousand rows say little about calibration. MMLU is dear.
 HELD_OUT = 3000
+MORE_HELD_OUT = {"mmlu": 1000}
 # Every second depth: neighbours are alike, and the study has sixty cells.
 CONFIG = ProbeConfig(depths=tuple(range(0, 31, 2)), families=("logistic", "ridge", "mass_mean"))
 READERS: Mapping[str, Mapping[str, Any]] = {
@@ -56,18 +58,16 @@ READERS: Mapping[str, Mapping[str, Any]] = {
 
 
 def study_task(name: str) -> Task:
-    """A task with at most 1000 labelled rows and 3000 held-out test rows.
+    """A task with at most 1500 training and 3000 held-out rows.
 
-    ARC-Easy keeps the file's order, because its bar is stated for the first 600 four-option rows.
+    ARC-Easy, all of whose test rows are read, keeps the file's order: its bar is stated for the first 600 with four options.
     """
     task = load_task(name, subjects=MMLU_SUBJECTS if name == "mmlu" else None)
+    most = MORE_HELD_OUT.get(name, HELD_OUT)
+    limit = {"test": most} if len(task.rows("test")) > most else None
     labelled = sum(e.answer is not None for e in task.rows("train"))
-    task = task.budget(labels=min(labelled, MOST_LABELS), pool=0)
-    test = task.rows("test")
-    if name != "arc_easy":
-        test = sorted(test, key=lambda e: content_hash("held-out", e.id))
-    splits = {**task.splits, "test": tuple(test[:HELD_OUT])}
-    return replace(task, splits={k: v for k, v in splits.items() if k in ("train", "test", "dev")})
+    task = task.budget(labels=min(labelled, TRAINING_ROWS), pool=0, limit=limit)
+    return replace(task, splits={k: v for k, v in task.splits.items() if k in ("train", "test", "dev")})
 
 
 def read(names: Sequence[str]) -> None:
