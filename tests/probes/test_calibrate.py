@@ -7,6 +7,7 @@ from scipy.special import log_softmax as scipy_log_softmax
 from probekd.probes.calibrate import (
     MAX_BETA,
     MIN_BETA,
+    SHARPEST,
     VECTOR_L2,
     Calibration,
     calibrate,
@@ -14,6 +15,7 @@ from probekd.probes.calibrate import (
     gold_losses,
     log_softmax,
     one_temperature,
+    sharpness,
     vector_scaling,
 )
 
@@ -180,3 +182,23 @@ def test_rows_of_any_width_are_calibrated() -> None:
     found = Calibration(scale=np.array([1.0, 2.0, 3.0]), shift=np.array([0.0, 0.5, 1.0]))
     np.testing.assert_allclose(found.apply(np.ones(2)), [1, 2.5])
     np.testing.assert_allclose(found.apply(np.ones((2, 5))), [[1, 2.5, 4, 2, 2]] * 2)
+
+
+def test_a_mean_of_noisy_models_is_sharpened_by_what_its_best_temperature_says() -> None:
+    generator = np.random.default_rng(5)
+    signal, answers = drawn(5, 1.0, ragged=True, n=2000)
+    each = signal + generator.normal(0, 0.7, (4, *signal.shape))
+    temperatures = [best_by_scipy(z, answers, 1.0) for z in each]
+    together = best_by_scipy(each.mean(0), answers, 1.0)
+    found = sharpness(each, answers)
+    assert found == pytest.approx(np.mean(temperatures) / together, rel=1e-3)
+    assert 1.1 < found < 1.5
+
+
+def test_equal_models_are_not_sharpened_and_flawless_ones_only_so_far() -> None:
+    logits, answers = drawn(6, 1.0, ragged=False, n=500)
+    assert sharpness(np.stack([logits] * 3), answers) == pytest.approx(1)
+    right = 3 * np.eye(3)[np.arange(30) % 3]
+    wrong_once = np.stack([right, right])
+    wrong_once[0, 0], wrong_once[1, 1] = wrong_once[0, 0, ::-1], wrong_once[1, 1, ::-1]
+    assert sharpness(wrong_once, np.arange(30) % 3) <= SHARPEST

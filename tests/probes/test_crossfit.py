@@ -10,7 +10,16 @@ from sklearn.preprocessing import StandardScaler
 
 from probekd.probes import logistic
 from probekd.probes.choose import choose
-from probekd.probes.crossfit import CHOOSING_TOLERANCE, CrossFit, average, concatenate, crossfit, fit_folds, untrained
+from probekd.probes.crossfit import (
+    CHOOSING_TOLERANCE,
+    CrossFit,
+    average,
+    concatenate,
+    crossfit,
+    fit_folds,
+    unseen_by,
+    untrained,
+)
 
 L2 = (0.03, 0.5)
 TIGHT = 1e-6
@@ -215,3 +224,12 @@ def test_untrained_candidates_say_the_same_in_every_fold_but_are_silent_on_their
 def test_crossfit_refuses_shapes_that_do_not_belong_together() -> None:
     with pytest.raises(AssertionError):
         CrossFit(outer=np.zeros((2, 5, 3)), inner=np.zeros((4, 1, 5, 3)))
+
+
+def test_what_models_say_of_rows_that_neither_of_their_folds_held() -> None:
+    generator = np.random.default_rng(0)
+    folds = generator.permutation(np.arange(17) % 4)
+    inner = generator.normal(size=(4, 17, 3))
+    found = unseen_by(inner, folds)
+    for row, fold in enumerate(folds):
+        np.testing.assert_array_equal(found[:, row], [inner[f, row] for f in range(4) if f != fold])

@@ -182,7 +182,7 @@ def test_targets_are_honest_for_labelled_rows_and_pooled_for_the_rest(made: tupl
             by_fold = [(x @ w + b).ravel() for w, b in zip(fit.weight.numpy(), fit.bias.numpy(), strict=True)]
             expected = np.mean(by_fold, axis=0)[: options[row_id]]
             assert probe.calibration.kind == "temperature"
-            expected = expected * probe.calibration.scale[0]
+            expected = expected * probe.calibration.scale[0] * probe.sharpness
             np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
             assert fold == -1
 
@@ -315,7 +315,7 @@ def test_a_probe_of_another_format_is_refused(made: tuple[Task, Any, Probe], tmp
     made[2].save(tmp_path)
     meta = json.loads((tmp_path / "probe.json").read_text())
     (tmp_path / "probe.json").write_text(json.dumps({**meta, "format": 99}))
-    with pytest.raises(StoreError, match=r"probe\.json: written by another version \(format 99, this is 2\)"):
+    with pytest.raises(StoreError, match=r"probe\.json: written by another version \(format 99, this is 3\)"):
         Probe.load(tmp_path)
 
 

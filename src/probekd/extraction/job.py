@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from probekd.teacher.extract import Wanted
 
 SHARD_BYTES = 64 * 2**20
-ROWS_AT_ONCE = 1024  # bounds a shard of cheap rows, so that a killed run loses little
+ROWS_AT_ONCE = (
+    256  # bounds a shard of cheap rows: little is lost to a kill, and writing goes on while the next is computed
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

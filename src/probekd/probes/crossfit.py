@@ -40,6 +40,12 @@ class CrossFit:
         return CrossFit(outer=self.outer[[candidate]], inner=self.inner[:, [candidate]])
 
 
+def unseen_by(inner: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """(F - 1, n, K): what the models that left out a row's fold and one more say of it, from ``inner`` (F, n, K)."""
+    other = np.arange(len(inner) - 1)[:, None]
+    return np.asarray(inner[other + (other >= folds), np.arange(len(folds))])
+
+
 def untrained(logits: np.ndarray, folds: np.ndarray) -> CrossFit:
     """Candidates (C, n, K) that used no labels: the same predictions in every fold."""
     inner = np.stack([np.where((folds == f)[None, :, None], np.nan, logits) for f in range(folds.max() + 1)])

@@ -11,10 +11,10 @@ import torch
 from probekd.config import ProbeConfig
 from probekd.errors import DataError
 from probekd.metrics import expected_calibration_error
-from probekd.probes.calibrate import calibrate, fit_temperature
+from probekd.probes.calibrate import calibrate, fit_temperature, sharpness
 from probekd.probes.choose import wins
 from probekd.probes.combine import pool_weights, pooled, stack_losses
-from probekd.probes.crossfit import fit_folds
+from probekd.probes.crossfit import fit_folds, unseen_by
 from probekd.probes.estimator import softmax_rows
 from probekd.probes.families import Fit
 from probekd.probes.folds import assign_folds
@@ -140,6 +140,7 @@ class CrossFitted:
             words={m: w for m, w in picked.weights.items() if isinstance(m, str)},
             fits=tuple(self._models(reader, config) for reader in picked.readers),
             calibration=calibrate(logits, self.answers, first.folds),
+            sharpness=self._sharpness(picked),
             teacher=self.states.teacher,
             ids=self.ids,
             answers=self.answers,
@@ -149,6 +150,17 @@ class CrossFitted:
             fold_readers=tuple(readers for o in outside for readers in o.readers),
             candidates=tuple(self._candidates(losses, admitted)),
         )
+
+    def _sharpness(self, picked: _Picked) -> float:
+        """See ``calibrate.sharpness``; the models are those that left two folds out, which rows of either never met."""
+        each = []
+        for t in self.trials:
+            inner = {m: t.predictions(m).inner[:, 0] for m in picked.weights}
+            pooled_inner = np.stack(
+                [picked.pool({m: p[f] for m, p in inner.items()}) for f in range(len(t.losses.inner))]
+            )
+            each.append(unseen_by(pooled_inner, t.folds))
+        return sharpness(np.mean(each, axis=0), self.answers)
 
     def _models(self, reader: Reader, config: ProbeConfig) -> dict[int, Fit]:
         """The models of every fold and repeat at each depth of a reader."""

@@ -22,7 +22,7 @@ from probekd.probes.reader import Candidate, Reader
 from probekd.states import States
 from probekd.targets import softmax
 
-FORMAT = 2
+FORMAT = 3
 # Rows read at a time, so that a pool of any length needs the memory of this many.
 ROWS_AT_ONCE = 16384
 
@@ -38,6 +38,7 @@ class Probe:
         words: Weights of the raw logits of output readouts, by name: a stack may listen to the teacher's words too.
         fits: For each reader the fold models of each of its depths.
         calibration: Fitted on out-of-fold logits.
+        sharpness: What the calibrated mean of the fold models is multiplied by (``calibrate.sharpness``).
         teacher: Fingerprint and size of the teacher whose states it reads.
         ids: Labelled rows.
         answers: (n,) their gold indices.
@@ -54,6 +55,7 @@ class Probe:
     words: Mapping[str, float]
     fits: tuple[Mapping[int, Fit], ...]
     calibration: Calibration
+    sharpness: float
     teacher: Mapping[str, Any]
     ids: tuple[str, ...]
     answers: np.ndarray
@@ -110,7 +112,7 @@ class Probe:
         for name, weight in self.words.items():
             raw = raw_logits(states, name, ids, counts, total.shape[1])
             total += weight * np.where(np.isfinite(raw), raw, 0.0)
-        return [self.calibration.apply(row[:k]) for row, k in zip(total, counts, strict=True)]
+        return [self.sharpness * self.calibration.apply(row[:k]) for row, k in zip(total, counts, strict=True)]
 
     @property
     def out_of_fold(self) -> list[np.ndarray]:
@@ -172,6 +174,7 @@ class Probe:
                 "readers": self.describe(),
                 "words": dict(self.words),
                 "calibration": self.calibration.kind,
+                "sharpness": self.sharpness,
                 "fold_readers": [[vars(r) for r in readers] for readers in self.fold_readers],
                 "depths": self.teacher["blocks"],
                 "folds": int(self.folds.max()) + 1,
@@ -215,6 +218,7 @@ class Probe:
             calibration=Calibration(
                 scale=arrays["calibration.scale"].numpy(), shift=arrays["calibration.shift"].numpy()
             ),
+            sharpness=meta["sharpness"],
             teacher=meta["teacher"],
             ids=tuple(meta["ids"]),
             fold_readers=tuple(tuple(Reader(**r) for r in chosen) for chosen in meta["fold_readers"]),
