@@ -85,7 +85,7 @@ def readers_table(result: dict[str, Any]) -> str:
 
 
 def families_table(result: dict[str, Any]) -> str:
-    """Held-out log-loss of the families and combinations, task by task."""
+    """Held-out log-loss of the families and combinations, task by task, with one seed's labels."""
     shown = {
         "logistic": "logistic",
         "ridge": "ridge",
@@ -97,9 +97,38 @@ def families_table(result: dict[str, Any]) -> str:
     rows = [
         [row["task"], str(row["labels"]), *("" if loss is None else f"{loss:.3f}" for loss in losses)]
         for row in result["rows"]
-        for losses in ([row[f"{who}.held_out.nll"] for who in shown],)
+        for losses in ([row[f"families.{who}.held_out.nll"] for who in shown],)
     ]
     return markdown(("task", "labels", *shown.values()), rows)
+
+
+def shift_table(result: dict[str, Any]) -> str:
+    """What words that learned nothing are worth on training and on held-out rows."""
+
+    def said(at: dict[str, float], what: str, digits: int) -> str:
+        return f"{at[what]:.{digits}f} ± {at[what + '_error']:.{digits}f}"
+
+    rows = [
+        [
+            r["task"],
+            r["readout"].removeprefix("option_likelihood, "),
+            *(
+                said(r[s], what, digits)
+                for what, digits in (("accuracy", 3), ("temperature", 2))
+                for s in ("train", "test")
+            ),
+        ]
+        for r in result["rows"]
+    ]
+    head = (
+        "task",
+        "likelihood",
+        "accuracy, training rows",
+        "held-out rows",
+        "best temperature, training rows",
+        "held-out rows",
+    )
+    return markdown(head, rows)
 
 
 def ideas_table(result: dict[str, Any]) -> str:
@@ -263,6 +292,7 @@ def pass_table(result: dict[str, Any]) -> str:
 TABLES: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "readers": readers_table,
     "readers.families": families_table,
+    "shift": shift_table,
     "ideas": ideas_table,
     "simulations": simulations_table,
     "probes": benchmark_table,

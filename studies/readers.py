@@ -3,6 +3,7 @@
     python studies/readers.py read  [TASK ...]    the teacher's states of every row (hours on a laptop; resumes)
     python studies/readers.py fit   [TASK ...]    probes and output readouts of every cell that is not there yet
     python studies/readers.py table               studies/results/readers.json from the cells, and a table
+    python studies/readers.py shift [TASK ...]    studies/results/shift.json: are held-out rows as hard as training rows?
 
 The benchmarks' files are found through the variable PROBEKD_DATA, states are kept under PROBEKD_CACHE.
 """
@@ -23,12 +24,13 @@ from probekd.errors import DataError
 from probekd.extraction import extract
 from probekd.files import read_json, write_json
 from probekd.metrics import expected_calibration_error, log_losses, score
+from probekd.probes.calibrate import fit_temperature
 from probekd.probes.fit import CrossFitted
-from probekd.probes.outputs import fit_outputs
+from probekd.probes.outputs import fit_outputs, raw_logits, readout_names
 from probekd.progress import Silent
 from probekd.targets import softmax
 from probekd.tasks import load_task
-from probekd.tasks.base import Task, nested_order
+from probekd.tasks.base import Example, Task, nested_order
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = ROOT / "models" / "smollm2-135m-instruct"
@@ -46,13 +48,18 @@ TRAINING_ROWS = 1500
 HELD_OUT = 3000
 MORE_HELD_OUT = {"mmlu": 1000}
 # Every second depth: neighbours are alike, and the study has sixty cells.
-CONFIG = ProbeConfig(depths=tuple(range(0, 31, 2)), families=("logistic", "ridge", "mass_mean"))
+CONFIG = ProbeConfig(depths=tuple(range(0, 31, 2)))
 READERS: Mapping[str, Mapping[str, Any]] = {
-    "chosen": {"families": ProbeConfig().families},
-    "logistic": {"families": ("logistic",), "windows": (1,), "stack": False},
+    "chosen": {},
+    "logistic": {"windows": (1,), "stack": False},
+    "windows": {"stack": False},
+}
+# Other families, which are not tried by default, are fitted with one seed's labels.
+FAMILIES_SEED = 0
+FAMILIES_CONFIG = CONFIG.model_copy(update={"families": ("logistic", "ridge", "mass_mean")})
+FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "ridge": {"families": ("ridge",), "windows": (1,), "stack": False},
     "mass_mean": {"families": ("mass_mean",), "windows": (1,), "stack": False},
-    "windows": {"families": ProbeConfig().families, "stack": False},
     "with_ridge": {"families": ("logistic", "ridge")},
 }
 
@@ -91,7 +98,13 @@ def fit(names: Sequence[str]) -> None:
             except DataError as error:
                 found = {"refused": str(error)}
             write_json(_path(name, labels, seed), {"task": name, "labels": labels, "seed": seed, **found})
-            print(name, labels, seed, {k: round(found[k]["held_out"]["nll"], 4) for k in found if k in READERS})
+            print(
+                name,
+                labels,
+                seed,
+                {k: round(found[k]["held_out"]["nll"], 4) for k in found if k in READERS},
+                flush=True,
+            )
 
 
 def cell(states: Any, task: Task, labels: int, seed: int) -> dict[str, Any]:
@@ -103,10 +116,12 @@ def cell(states: Any, task: Task, labels: int, seed: int) -> dict[str, Any]:
     ids, answers = [e.id for e in test], [e.answer for e in test if e.answer is not None]
     four = np.array([len(e.options) == 4 for e in test])
     first = four & (four.cumsum() <= 600)
-    fitted = CrossFitted.run(states, task, config=CONFIG, seed=seed, progress=Silent())
+    several = seed == FAMILIES_SEED
+    config = FAMILIES_CONFIG if several else CONFIG
+    fitted = CrossFitted.run(states, task, config=config, seed=seed, progress=Silent())
     found: dict[str, Any] = {}
     losses = {}
-    for name, changes in READERS.items():
+    for name, changes in {**READERS, **(FAMILIES if several else {})}.items():
         probe = fitted.choose(CONFIG.model_copy(update=dict(changes)))
         probs = [softmax(x) for x in probe.logits(states, ids)]
         losses[name] = log_losses(probs, answers)
@@ -161,12 +176,16 @@ def table() -> None:
     rows = []
     for (name, labels), members in sorted(groups.items()):
         row: dict[str, Any] = {"task": name, "labels": labels, "seeds": len(members)}
-        for who in (*READERS, "output"):
+        with_families = [m for m in members if m["seed"] == FAMILIES_SEED]
+        # The defaults, once more over the very cells that the families have: means over other seeds do not compare.
+        for who, among, cells_of in [
+            *((w, w, members) for w in (*READERS, "output")),
+            *((f"families.{w}", w, with_families) for w in (*READERS, *FAMILIES)),
+        ]:
             for where in ("out_of_fold", "held_out"):
                 for metric in ("accuracy", "nll", "ece"):
-                    # Cells made before a reader joined the study do not have it.
-                    each = [m[who][where][metric] for m in members if who in m]
-                    row[f"{who}.{where}.{metric}"] = float(np.mean(each)) if len(each) == len(members) else None
+                    each = [m[among][where][metric] for m in cells_of]
+                    row[f"{who}.{where}.{metric}"] = float(np.mean(each)) if each else None
         for who in READERS:
             if all("first_600_of_four" in m.get(who, {}) for m in members):
                 row[f"{who}.first_600_of_four"] = [m[who]["first_600_of_four"] for m in members]
@@ -185,6 +204,43 @@ def table() -> None:
     write_json(CELLS.parent / "readers.json", {"rows": rows, "refused": refused})
 
 
+def shift(names: Sequence[str]) -> None:
+    """What the teacher's words, which learned from no label, are worth on training rows and on held-out ones.
+
+    Where accuracy and best temperature differ by more than their errors, no calibration on training rows can be right
+    for held-out ones.
+    """
+    found = []
+    for name in names:
+        task = study_task(name)
+        if task.kind != "multiple_choice":
+            continue
+        states = extract(TEACHER, task)
+        for readout in (n for n in readout_names(states) if n.startswith("option_likelihood")):
+            row: dict[str, Any] = {"task": name, "readout": readout}
+            for split in ("train", "test"):
+                row[split] = worth([e for e in task.rows(split) if e.answer is not None], states, readout)
+            found.append(row)
+            print(row, flush=True)
+    write_json(CELLS.parent / "shift.json", {"rows": found})
+
+
+def worth(rows: Sequence[Example], states: Any, readout: str, draws: int = 100) -> dict[str, float]:
+    """Accuracy, best temperature, and the bootstrap errors of both, of a readout's raw logits."""
+    answers, counts = np.array([e.answer for e in rows]), [len(e.options) for e in rows]
+    logits = raw_logits(states, readout, [e.id for e in rows], counts, max(counts))
+    hits = logits.argmax(1) == answers
+    generator = np.random.default_rng(0)
+    drawn = [generator.integers(0, len(rows), len(rows)) for _ in range(draws)]
+    return {
+        "n": len(rows),
+        "accuracy": float(hits.mean()),
+        "accuracy_error": float(np.std([hits[i].mean() for i in drawn])),
+        "temperature": float(fit_temperature(logits, answers)),
+        "temperature_error": float(np.std([fit_temperature(logits[i], answers[i]) for i in drawn])),
+    }
+
+
 def _path(name: str, labels: int, seed: int) -> Path:
     return CELLS / f"{name}-{labels}-{seed}.json"
 
@@ -199,6 +255,8 @@ def main(arguments: Sequence[str]) -> None:
         fit(names)
     elif what == "table":
         table()
+    elif what == "shift":
+        shift(names)
     else:
         sys.exit(__doc__)
 

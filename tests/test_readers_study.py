@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import readers
 
-from probekd.config import ProbeConfig
 from probekd.tasks.base import Example, Task
 from probekd.teacher.load import Teacher
 
@@ -40,8 +39,9 @@ def tiny(llama: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setattr(readers, "CELLS", tmp_path / "results" / "readers")
     monkeypatch.setattr(readers, "BUDGETS", (4, 30, 900))
     monkeypatch.setattr(readers, "SEEDS", (0, 1))
-    families = readers.CONFIG.families
-    monkeypatch.setattr(readers, "CONFIG", ProbeConfig(depths=(0, 1, 2), l2=(1.0, 10.0), families=families, folds=3))
+    for name in ("CONFIG", "FAMILIES_CONFIG"):
+        smaller = {"depths": (0, 1, 2), "l2": (1.0, 10.0), "folds": 3}
+        monkeypatch.setattr(readers, name, getattr(readers, name).model_copy(update=smaller))
     return tmp_path / "results"
 
 
@@ -73,6 +73,8 @@ def test_cells_are_made_once_and_gather(tiny: Path, capsys: pytest.CaptureFixtur
     (row,) = gathered["rows"]
     both = [json.loads((readers.CELLS / f"arc_easy-30-{seed}.json").read_text()) for seed in (0, 1)]
     assert row["chosen.held_out.nll"] == pytest.approx(np.mean([one["chosen"]["held_out"]["nll"] for one in both]))
+    assert row["families.chosen.held_out.nll"] == both[0]["chosen"]["held_out"]["nll"]
+    assert row["families.ridge.held_out.nll"] == both[0]["ridge"]["held_out"]["nll"] and "ridge" not in both[1]
     assert len(gathered["refused"]) == 2
     assert "arc_easy" in capsys.readouterr().out
 
@@ -80,3 +82,13 @@ def test_cells_are_made_once_and_gather(tiny: Path, capsys: pytest.CaptureFixtur
 def test_wrong_words_print_how_to_call_it() -> None:
     with pytest.raises(SystemExit, match="resumes"):
         readers.main(["wrong"])
+
+
+def test_a_shift_between_splits_is_seen_in_words_that_learned_nothing(tiny: Path) -> None:
+    readers.main(["shift", "arc_easy"])
+    rows = json.loads((tiny / "shift.json").read_text())["rows"]
+    assert [r["readout"].split(", ")[1] for r in rows] == ["sum", "per token", "per byte"]
+    for row in rows:
+        assert (row["train"]["n"], row["test"]["n"]) == (40, 14)
+        assert 0 <= row["test"]["accuracy"] <= 1 and row["train"]["temperature"] > 0
+        assert row["test"]["accuracy"] in [pytest.approx(k / 14) for k in range(15)]
