@@ -22,6 +22,7 @@ Position = Literal["answer", "option_end", "option_mean"]
 Method = Literal["labels", "logit-kd", "probe-kd"]
 Family = Literal["logistic", "ridge", "mass_mean", "mlp", "low_rank"]
 Dtype = Literal["float32", "bfloat16"]
+KindName = Literal["head", "label_token", "option_likelihood", "static", "cut"]
 
 
 def _odd(value: int) -> int:
@@ -157,6 +158,8 @@ class StudentConfig(Section):
     """A local Transformers directory or a Hub id."""
     revision: str | None = None
     """Hub revision."""
+    kind: KindName = "head"
+    """How the student answers: with a classification or multiple-choice ``head``."""
     method: Method = "probe-kd"
     """What the student in ``student/`` is trained on."""
     baselines: tuple[Method, ...] = ("labels", "logit-kd")

@@ -116,6 +116,13 @@ def load_classifier(
     return network
 
 
+def save_network(network: Any, tokenizer: Any, directory: Path) -> None:
+    """Write a plain Transformers directory."""
+    with quiet_transformers():
+        network.cpu().save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+
 def load_encoder(model: str | Path, config: StudentConfig) -> Any:
     """The bare encoder in float32, in evaluation mode.
 
