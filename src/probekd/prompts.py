@@ -190,7 +190,9 @@ class PromptEncoder:
                 "save the model with a fast tokenizer (tokenizer.json)"
             )
         if task.prompt.chat and not tokenizer.chat_template:
-            raise ModelError("prompt.chat is on, but the teacher's tokenizer has no chat template; turn it off")
+            raise ModelError(
+                f"prompt.chat is on, but the tokenizer of {tokenizer.name_or_path} has no chat template; turn it off"
+            )
         self.tokenizer = tokenizer
         self.task = task
         self.encoder = encoder
@@ -212,10 +214,14 @@ class PromptEncoder:
             orders = option_orders(example.id, len(example.options), number)
             sequences = tuple(self._listed(example, order) for order in orders)
         else:
-            prefix = self._wrap(self.texts.text(example, "branched"))
+            prefix = self.context(example, "branched")
             sequences = tuple(self._branch(prefix, option) for option in example.options)
         option_bytes = tuple(len((self.joiner + o).encode()) for o in example.options)
         return Prompt(id=example.id, layout=layout, sequences=sequences, option_bytes=option_bytes)
+
+    def context(self, example: Example, layout: Layout) -> str:
+        """The prompt's text as the tokenizer is given it, which ``joiner`` and an answer continue."""
+        return self._wrap(self.texts.text(example, layout))
 
     def label_tokens(self, example: Example) -> list[int]:
         """First token of each answer that the ``listed`` prompt could be continued with."""
@@ -263,7 +269,7 @@ class PromptEncoder:
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         except jinja2.TemplateError as error:
             raise ModelError(
-                f"the teacher's chat template refuses the prompt: {error}; see prompt.system and prompt.chat"
+                f"the chat template of {self.tokenizer.name_or_path} refuses the prompt: {error}; see prompt.system and prompt.chat"
             ) from None
 
     def _tokenise(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:

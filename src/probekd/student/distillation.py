@@ -86,6 +86,9 @@ def distill(
     info = StudentInfo(
         kind=task.kind,
         student_kind=config.kind,
+        likelihood=config.likelihood,
+        prompt=kind.task.prompt,
+        worked_examples=tuple(kind.task.rows(*kind.task.splits)),
         labels=task.labels,
         max_length=kind.max_length,
         method=method,

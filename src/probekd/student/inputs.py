@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,24 @@ TokenSequence = Mapping[str, list[int]]
 """One tokenised text: the model's input names (input_ids, attention_mask, ...) to integers of equal count."""
 
 
+class Said(NamedTuple):
+    """A token that a decoder would have to say to choose an option.
+
+    Attributes:
+        option: Index of the option.
+        sequence: Index of the sequence in which it would say so.
+        at: The token of the sequence after which it would.
+        token: Its id.
+        weight: What its log-probability counts for.
+    """
+
+    option: int
+    sequence: int
+    at: int
+    token: int
+    weight: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
     """One row in tokens.
@@ -25,11 +43,13 @@ class Encoded:
         sequences: One for each option (multiple_choice), or a single one (classification).
         options: How many options the row has.
         cut: Whether a text was longer than the limit.
+        said: What says each option, for a decoder that answers in words; else empty.
     """
 
     sequences: tuple[TokenSequence, ...]
     options: int
     cut: bool
+    said: tuple[Said, ...] = ()
 
     @property
     def tokens(self) -> int:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
-from probekd.config import KindName, StudentConfig
+from probekd.config import KindName, Likelihood, PromptConfig, StudentConfig
 from probekd.errors import ModelError, StoreError
 from probekd.files import read_json, write_json
 from probekd.student.inputs import row_batches
@@ -30,6 +31,9 @@ class StudentInfo:
     Attributes:
         kind: ``multiple_choice`` or ``classification``.
         student_kind: How it answers (``student.kind``); students from before there were kinds have a ``head``.
+        likelihood: ``option_likelihood``: what of it is compared.
+        prompt: How rows are shown to a decoder that answers in words; keys that are not at their default.
+        worked_examples: Rows that its prompts show.
         labels: The label set (classification), else empty.
         max_length: Tokens a text; longer ones are cut.
         method: What it was trained on.
@@ -57,11 +61,20 @@ class StudentInfo:
     seed: int
     versions: Mapping[str, str]
     student_kind: KindName = "head"
+    likelihood: Likelihood = "sum"
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    worked_examples: tuple[Example, ...] = ()
     format_version: int = FORMAT_VERSION
 
     def save(self, directory: Path) -> None:
         """Write ``probekd.json``."""
-        write_json(directory / INFO_FILE, asdict(self))
+        write_json(directory / INFO_FILE, {**asdict(self), "prompt": self.prompt.model_dump(exclude_defaults=True)})
+
+    @property
+    def known_task(self) -> Task:
+        """What a student knows of its task: no rows but the worked examples."""
+        splits = {self.prompt.shots_from: self.worked_examples} if self.worked_examples else {}
+        return Task(name=self.task, kind=self.kind, splits=splits, labels=self.labels, prompt=self.prompt)
 
     @classmethod
     def load(cls, directory: Path) -> StudentInfo:
@@ -80,8 +93,14 @@ class StudentInfo:
             known = f"this probekd reads {FORMAT_VERSION}"
             raise StoreError(f"{path}: format version {version}, but {known}; train the student again")
         try:
-            return cls(**{**values, "labels": tuple(values["labels"])})
-        except (KeyError, TypeError) as error:
+            examples = [Example(**{**e, "options": tuple(e["options"])}) for e in values.get("worked_examples", ())]
+            read = {
+                "labels": tuple(values["labels"]),
+                "prompt": PromptConfig(**values.get("prompt", {})),
+                "worked_examples": tuple(examples),
+            }
+            return cls(**{**values, **read})
+        except (KeyError, TypeError, ValidationError) as error:
             raise StoreError(f"{path}: damaged ({error}); train the student again") from None
 
 
@@ -138,10 +157,13 @@ class Student:
         """
         directory = Path(directory)
         info = StudentInfo.load(directory)
-        config = StudentConfig(model=str(directory), kind=info.student_kind, trust_remote_code=trust_remote_code)
-        config = config.model_copy(update={"max_length": info.max_length})
-        task = Task(name=info.task, kind=info.kind, splits={}, labels=info.labels)
-        model = kind_named(info.student_kind).load(directory, task, config)
+        config = StudentConfig(
+            model=str(directory),
+            kind=info.student_kind,
+            likelihood=info.likelihood,
+            trust_remote_code=trust_remote_code,
+        ).model_copy(update={"max_length": info.max_length})
+        model = kind_named(info.student_kind).load(directory, info.known_task, config)
         model.network.eval().to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(directory=directory, info=info, model=model, _temporary=temporary)
 

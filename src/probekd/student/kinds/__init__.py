@@ -6,8 +6,14 @@ from probekd.config import KindName
 from probekd.errors import ConfigError
 from probekd.student.kinds.base import StudentKind
 from probekd.student.kinds.head import Head
+from probekd.student.kinds.label_token import LabelToken
+from probekd.student.kinds.option_likelihood import OptionLikelihood
 
-KINDS: dict[KindName, type[StudentKind]] = {"head": Head}
+KINDS: dict[KindName, type[StudentKind]] = {
+    "head": Head,
+    "label_token": LabelToken,
+    "option_likelihood": OptionLikelihood,
+}
 
 __all__ = ["KINDS", "StudentKind", "kind_named"]
 

@@ -23,6 +23,7 @@ class StudentKind(Protocol):
         network: The Transformers model, which the Trainer trains.
         tokenizer: Its tokenizer.
         max_length: Tokens a text may have.
+        task: What it must know of its task to read rows again: kind, labels, prompt, and the worked examples shown.
         pipeline_tag: The Hub's name for what the directory does.
         usage: Python code that loads the directory and answers a row with Transformers alone; for the model card.
     """
@@ -34,9 +35,16 @@ class StudentKind(Protocol):
     @property
     def max_length(self) -> int: ...  # noqa: D102
     @property
+    def task(self) -> Task: ...  # noqa: D102
+    @property
     def pipeline_tag(self) -> str: ...  # noqa: D102
     @property
     def usage(self) -> str: ...  # noqa: D102
+
+    @classmethod
+    def prepare(cls, source: str | Path, task: Task, config: StudentConfig) -> Self:
+        """As ``load``, but without the network: it can encode rows and nothing else, and is there at once."""
+        ...
 
     @classmethod
     def load(cls, source: str | Path, task: Task, config: StudentConfig) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from probekd.config import StudentConfig
 from probekd.student.inputs import Encoded, encode, pad
 from probekd.student.kinds.base import present_options
-from probekd.student.load import load_classifier, load_tokenizer, save_network, usable_length
-from probekd.tasks.base import Example, Kind, Task
+from probekd.student.load import load_classifier, load_config, load_tokenizer, save_network, usable_length
+from probekd.tasks.base import Example, Task
 
 _CLASSIFICATION = """from transformers import pipeline
 
@@ -41,37 +41,44 @@ class Head:
     network: Any
     tokenizer: Any
     max_length: int
-    task_kind: Kind
+    task: Task
+
+    @classmethod
+    def prepare(cls, source: str | Path, task: Task, config: StudentConfig) -> Self:
+        """See ``StudentKind``."""
+        tokenizer = load_tokenizer(source, config)
+        length = usable_length(tokenizer, load_config(source, config), config.max_length)
+        known = Task(name=task.name, kind=task.kind, splits={}, labels=task.labels)
+        return cls(network=None, tokenizer=tokenizer, max_length=length, task=known)
 
     @classmethod
     def load(cls, source: str | Path, task: Task, config: StudentConfig) -> Self:
         """See ``StudentKind``; a head that the checkpoint lacks starts at random."""
-        tokenizer = load_tokenizer(source, config)
-        network = load_classifier(source, task.kind, task.labels, tokenizer.pad_token_id, config)
-        length = usable_length(tokenizer, network.config, config.max_length)
-        return cls(network=network, tokenizer=tokenizer, max_length=length, task_kind=task.kind)
+        ready = cls.prepare(source, task, config)
+        network = load_classifier(source, task.kind, task.labels, ready.tokenizer.pad_token_id, config)
+        return replace(ready, network=network)
 
     @property
     def pipeline_tag(self) -> str:
         """See ``StudentKind``."""
-        return "text-classification" if self.task_kind == "classification" else "multiple-choice"
+        return "text-classification" if self.task.kind == "classification" else "multiple-choice"
 
     @property
     def usage(self) -> str:
         """See ``StudentKind``."""
-        code = _CLASSIFICATION if self.task_kind == "classification" else _MULTIPLE_CHOICE
+        code = _CLASSIFICATION if self.task.kind == "classification" else _MULTIPLE_CHOICE
         return code.format(max_length=self.max_length)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """See ``inputs.encode``."""
-        return encode(self.tokenizer, examples, self.task_kind, self.max_length)
+        return encode(self.tokenizer, examples, self.task.kind, self.max_length)
 
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         """Model inputs: (b, tokens) for classification; (b, k, tokens), and ``present`` (b, k), for multiple choice.
 
         Rows with fewer options than the batch's most get copies of their option 0, marked as not present.
         """
-        if self.task_kind == "classification":
+        if self.task.kind == "classification":
             return pad(self.tokenizer, [row.sequences[0] for row in rows])
         present = present_options(rows)
         k = present.shape[1]
