@@ -225,13 +225,19 @@ class PromptEncoder:
 
     def label_tokens(self, example: Example) -> list[int]:
         """First token of each answer that the ``listed`` prompt could be continued with."""
-        prompt, _ = _cut_marks(self._wrap(self.texts.text(example, "listed", marked=True)) + self.cue)
-        rest = self.joiner if not self.cue else ""
-        tokens = []
+        return [token for token, _ in self.labels(example)]
+
+    def labels(self, example: Example) -> list[tuple[int, str]]:
+        """The first token of each answer to the ``listed`` prompt, and the text that it adds to ``context``."""
+        context = _cut_marks(self._wrap(self.texts.text(example, "listed", marked=True)))[0]
+        start = len(context + self.cue)
+        found = []
         for answer in self.texts.answers(example, "listed"):
-            ids, offsets = self._tokenise(prompt + rest + answer)
-            tokens.append(ids[next(i for i, (_, stop) in enumerate(offsets) if stop > len(prompt))])
-        return tokens
+            text = context + self.joiner + answer
+            ids, offsets = self._tokenise(text)
+            first = next(i for i, (_, stop) in enumerate(offsets) if stop > start)
+            found.append((ids[first], text[len(context) : offsets[first][1]]))
+        return found
 
     def _listed(self, example: Example, order: Order) -> TokenSequence:
         choice = self.task.kind == "multiple_choice"

@@ -65,7 +65,9 @@ def read_tokenizer(model: str | Path, config: StudentConfig) -> Any:
 
 
 def load_tokenizer(model: str | Path, config: StudentConfig) -> Any:
-    """The checkpoint's tokenizer, padding on the right and with a pad token (its end token where it has none).
+    """The checkpoint's tokenizer, padding on the right and with a pad token.
+
+    That is its end token where it has none, or one that was added to it and never to the network.
 
     Raises:
         ModelError: there is no tokenizer, or it has neither a pad nor an end token.
@@ -73,7 +75,8 @@ def load_tokenizer(model: str | Path, config: StudentConfig) -> Any:
     tokenizer = read_tokenizer(model, config)
     # Left padding shifts learned positions, and decoder heads look for the last token from the right.
     tokenizer.padding_side = "right"
-    if tokenizer.pad_token is None:
+    words = getattr(load_config(model, config).get_text_config(), "vocab_size", None) or len(tokenizer)
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= words:
         if tokenizer.eos_token is None:
             raise ModelError(f"student {model}: its tokenizer has no pad and no end token; add a pad token to it")
         tokenizer.pad_token = tokenizer.eos_token
