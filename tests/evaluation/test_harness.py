@@ -90,11 +90,18 @@ def test_lm_eval_picks_what_the_student_picks(
     assert (score.n, score.differ) == (40, ())
 
 
-@pytest.mark.parametrize("kind", ["label_token", "option_likelihood"])
-def test_a_chat_prompt_is_the_same_in_lm_eval(kind: KindName, model_dir: Dir, tmp_path: Path) -> None:
-    """Its template writes the BOS token and ends in a line break, which lm-eval moves into the answer."""
+@pytest.mark.parametrize(
+    ("kind", "template"),
+    [
+        ("label_token", CHAT_TEMPLATE),
+        ("label_token", CHAT_TEMPLATE.removeprefix("{{ bos_token }}")),
+        ("option_likelihood", CHAT_TEMPLATE),
+    ],
+)
+def test_a_chat_prompt_is_the_same_in_lm_eval(kind: KindName, template: str, model_dir: Dir, tmp_path: Path) -> None:
+    """Its template alone decides about the BOS token, and ends in a line break, which lm-eval moves into the answer."""
     tokenizer = AutoTokenizer.from_pretrained(model_dir("llama"))
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = template
     AutoModelForCausalLM.from_pretrained(model_dir("llama")).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     spoken = task(chat=True, system="Be brief.")

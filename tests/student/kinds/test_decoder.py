@@ -123,10 +123,10 @@ def test_a_body_without_its_words_is_refused(model_dir: Dir, choices: Task, tmp_
 
 
 def test_what_the_prompts_show_is_kept_and_no_more(choices: Task) -> None:
-    rows = [replace(e, subject=s) for e, s in zip(choices.rows("train"), "xyxx", strict=True)]
+    rows = [replace(e, subject=s) for e, s in zip(reversed(choices.rows("train")), "xyxx", strict=True)]
     prompt = PromptConfig(shots=1, permutations=3)
     known = shown(replace(choices, splits={"train": choices.splits["test"], "dev": tuple(rows)}, prompt=prompt))
-    assert [e.id for e in known.rows("dev")] == ["a", "b"]  # one of each subject; "d" has no answer
+    assert [e.id for e in known.rows("dev")] == ["c", "b"]  # one of each subject; "d" has no answer
     assert list(known.splits) == ["dev"]
     assert known.prompt == PromptConfig(shots=1)
     assert shown(choices).splits == {}
