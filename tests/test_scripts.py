@@ -155,7 +155,7 @@ def test_download_without_an_index_says_what_pip_said(
 def test_examples_are_valid_and_read_the_models_that_make_fetches(path: Path) -> None:
     config = load_config(path)
     assert config.name == path.stem
-    assert {config.teacher.model, config.student.model} == {f"models/{model.name}" for model in fetch_models.MODELS}
+    assert {config.teacher.model, config.student.model} <= {f"models/{model.name}" for model in fetch_models.MODELS}
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -168,7 +168,7 @@ def test_every_dependency_is_pinned_and_justified() -> None:
     extras = project["optional-dependencies"]
     pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
-    assert names(project["dependencies"] + extras["dev"] + extras["gguf"]) <= names(pins)
     justified = set(re.findall(r"^- `([\w-]+)`", (ROOT / "docs/dependencies.md").read_text().lower(), re.MULTILINE))
     declared = names(project["dependencies"]).union(*(names(extra) for extra in extras.values()))
+    assert {name.replace("_", "-") for name in declared} <= names(pins)
     assert justified == {name.replace("_", "-") for name in declared}

@@ -163,17 +163,18 @@ def run_command(
     console.print(f"[bold]report[/]  {path / 'report.html'}", highlight=False, soft_wrap=True)
 
 
+def _run_stage(stage: str, config: RunConfig, *, resume: bool, as_json: bool) -> None:
+    path = _run(config, only=stage, resume=resume, as_json=as_json)
+    from probekd.summary import print_stage, stage_summary
+
+    _print_json(stage_summary(stage, path)) if as_json else print_stage(stage, path)
+
+
 def _stage_command(stage: str, about: str) -> Callable[..., None]:
     def command(
         config: ConfigArgument, set_: SetOption = None, resume: ResumeOption = False, as_json: JsonOption = False
     ) -> None:
-        path = _run(_load(config, set_), only=stage, resume=resume, as_json=as_json)
-        from probekd.summary import print_stage, stage_summary
-
-        if as_json:
-            _print_json(stage_summary(stage, path))
-        else:
-            print_stage(stage, path)
+        _run_stage(stage, _load(config, set_), resume=resume, as_json=as_json)
 
     command.__doc__ = about
     return command
@@ -184,10 +185,42 @@ for _name, _about in {
     "probe": "Fit the probe, choose where it reads, and judge whether it is worth distilling from.",
     "label": "Read the pool where the probe reads, and write the targets.",
     "distill": "Train the student and its baselines.",
-    "evaluate": "Predict the held-out rows and score everyone.",
-    "report": "Write the report page.",
 }.items():
     app.command(_name)(_stage_command(_name, _about))
+
+
+@app.command("evaluate")
+def evaluate_command(
+    config: ConfigArgument,
+    set_: SetOption = None,
+    resume: ResumeOption = False,
+    as_json: JsonOption = False,
+    harness: Annotated[
+        bool, typer.Option("--harness", help="Then run the student, a decoder, through lm-eval on the same rows.")
+    ] = False,
+) -> None:
+    """Predict the held-out rows and score everyone."""
+    loaded = _load(config, set_)
+    if not harness:
+        _run_stage("evaluate", loaded, resume=resume, as_json=as_json)
+        return
+    _run(loaded, only="evaluate", resume=resume, as_json=as_json)
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from probekd.run import run_harness
+    from probekd.summary import print_harness
+
+    with _progress(Console(stderr=True)) as progress:
+        found = run_harness(loaded, progress=progress)
+    if as_json:
+        _print_json({split: asdict(score) for split, score in found.items()})
+    else:
+        print_harness(found)
+
+
+app.command("report")(_stage_command("report", "Write the report page."))
 
 
 @app.command()

@@ -22,6 +22,8 @@ Position = Literal["answer", "option_end", "option_mean"]
 Method = Literal["labels", "logit-kd", "probe-kd"]
 Family = Literal["logistic", "ridge", "mass_mean", "mlp", "low_rank"]
 Dtype = Literal["float32", "bfloat16"]
+Likelihood = Literal["sum", "per token", "per byte"]
+KindName = Literal["head", "label_token", "option_likelihood", "static", "cut"]
 
 
 def _odd(value: int) -> int:
@@ -150,6 +152,19 @@ class ProbeConfig(Section):
     """Resamples of the gate's intervals."""
 
 
+class LoraConfig(Section):
+    """Training small factors beside a frozen network's matrices, merged into them in the end; needs the extra peft."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of each factor."""
+    alpha: float | None = Field(default=None, gt=0)
+    """The factors' product counts alpha / rank; None = 2 * rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout of the factors' input."""
+    targets: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Names of the linear modules that get factors, such as [q_proj, v_proj]; None = peft's own for the architecture."""
+
+
 class StudentConfig(Section):
     """The small model that is trained."""
 
@@ -157,6 +172,13 @@ class StudentConfig(Section):
     """A local Transformers directory or a Hub id."""
     revision: str | None = None
     """Hub revision."""
+    kind: KindName = "head"
+    """How the student answers: with a classification or multiple-choice ``head``; or, a decoder, in words, at the
+    ``label_token`` of the listed prompt or by ``option_likelihood``. docs/students.md says which to take."""
+    likelihood: Likelihood = "sum"
+    """``option_likelihood`` only: what of an option's log-likelihood is compared, all of it or its mean."""
+    lora: LoraConfig | None = None
+    """Train low-rank factors instead of every weight, and head modules whole; None = every weight."""
     method: Method = "probe-kd"
     """What the student in ``student/`` is trained on."""
     baselines: tuple[Method, ...] = ("labels", "logit-kd")

@@ -190,7 +190,9 @@ class PromptEncoder:
                 "save the model with a fast tokenizer (tokenizer.json)"
             )
         if task.prompt.chat and not tokenizer.chat_template:
-            raise ModelError("prompt.chat is on, but the teacher's tokenizer has no chat template; turn it off")
+            raise ModelError(
+                f"prompt.chat is on, but the tokenizer of {tokenizer.name_or_path} has no chat template; turn it off"
+            )
         self.tokenizer = tokenizer
         self.task = task
         self.encoder = encoder
@@ -212,20 +214,30 @@ class PromptEncoder:
             orders = option_orders(example.id, len(example.options), number)
             sequences = tuple(self._listed(example, order) for order in orders)
         else:
-            prefix = self._wrap(self.texts.text(example, "branched"))
+            prefix = self.context(example, "branched")
             sequences = tuple(self._branch(prefix, option) for option in example.options)
         option_bytes = tuple(len((self.joiner + o).encode()) for o in example.options)
         return Prompt(id=example.id, layout=layout, sequences=sequences, option_bytes=option_bytes)
 
+    def context(self, example: Example, layout: Layout) -> str:
+        """The prompt's text as the tokenizer is given it, which ``joiner`` and an answer continue."""
+        return self._wrap(self.texts.text(example, layout))
+
     def label_tokens(self, example: Example) -> list[int]:
         """First token of each answer that the ``listed`` prompt could be continued with."""
-        prompt, _ = _cut_marks(self._wrap(self.texts.text(example, "listed", marked=True)) + self.cue)
-        rest = self.joiner if not self.cue else ""
-        tokens = []
+        return [token for token, _ in self.labels(example)]
+
+    def labels(self, example: Example) -> list[tuple[int, str]]:
+        """The first token of each answer to the ``listed`` prompt, and the text that it adds to ``context``."""
+        context = _cut_marks(self._wrap(self.texts.text(example, "listed", marked=True)))[0]
+        start = len(context + self.cue)
+        found = []
         for answer in self.texts.answers(example, "listed"):
-            ids, offsets = self._tokenise(prompt + rest + answer)
-            tokens.append(ids[next(i for i, (_, stop) in enumerate(offsets) if stop > len(prompt))])
-        return tokens
+            text = context + self.joiner + answer
+            ids, offsets = self._tokenise(text)
+            first = next(i for i, (_, stop) in enumerate(offsets) if stop > start)
+            found.append((ids[first], text[len(context) : offsets[first][1]]))
+        return found
 
     def _listed(self, example: Example, order: Order) -> TokenSequence:
         choice = self.task.kind == "multiple_choice"
@@ -263,7 +275,7 @@ class PromptEncoder:
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         except jinja2.TemplateError as error:
             raise ModelError(
-                f"the teacher's chat template refuses the prompt: {error}; see prompt.system and prompt.chat"
+                f"the chat template of {self.tokenizer.name_or_path} refuses the prompt: {error}; see prompt.system and prompt.chat"
             ) from None
 
     def _tokenise(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:

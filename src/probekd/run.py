@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from probekd.config import RunConfig
 from probekd.errors import StoreError
@@ -16,6 +16,9 @@ from probekd.rundir import RunDirectory, stage_key
 from probekd.stages import Run, do_distill, do_evaluate, do_extract, do_label, do_probe, do_report, says
 from probekd.tasks.base import Task, content_hash
 from probekd.teacher.load import model_fingerprint, resolve_model
+
+if TYPE_CHECKING:
+    from probekd.evaluation.harness import HarnessScore
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,20 @@ def _run_locked(run: Run, only: str | None, say: Callable[[str, str], None]) -> 
             say(stage.name, "done")
         if only is not None:
             return
+
+
+def run_harness(config: RunConfig, *, progress: Progress | None = None) -> dict[str, HarnessScore]:
+    """A finished run's student in lm-eval and with us, by split.
+
+    Raises:
+        ProbeKDError: see ``evaluation.harness.harness_score``.
+    """
+    from probekd.evaluation.harness import harness_score
+    from probekd.student import Student
+
+    run = Run(RunDirectory(config.runs_dir / (config.name or "run")), config, progress or Silent())
+    student = Student.load(run.path / "student", trust_remote_code=config.student.trust_remote_code)
+    return {split: harness_score(student, run.task.rows(split), progress=run.progress) for split in run.eval_splits}
 
 
 def scores_of(path: Path) -> dict[str, dict[str, Scores]]:

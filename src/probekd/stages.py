@@ -18,7 +18,7 @@ from probekd.rundir import RunDirectory
 from probekd.targets import SoftTargets, softmax
 from probekd.tasks import load_task_from_config
 from probekd.tasks.base import Example, Task, without_questions
-from probekd.teacher.load import Teacher, load_teacher
+from probekd.teacher.load import Teacher, load_teacher, quiet_transformers
 
 if TYPE_CHECKING:
     from probekd.probes.outputs import OutputReadout
@@ -149,8 +149,19 @@ def do_extract(run: Run) -> Mapping[str, Any]:
     record = run.directory.record
     record["stages"]["extract"]["dropped"] = dropped
     write_json(run.path / "run.json", record)
+    _check_student(run)
     states = run.read(("train",))
     return {**_figures(states), "dropped": dropped, "files": _state_files(run, states)}
+
+
+def _check_student(run: Run) -> None:
+    """Raise DataError where a row that the student will read does not fit it: before hours of work, not after."""
+    from probekd.student.kinds import kind_named
+
+    config = run.config.student
+    with quiet_transformers():
+        ready = kind_named(config.kind).prepare(config.model, run.task, config)
+        ready.encode(run.task.rows("train", "unlabelled", *run.eval_splits))
 
 
 def do_probe(run: Run) -> Mapping[str, Any]:
@@ -274,6 +285,7 @@ def do_distill(run: Run) -> Mapping[str, Any]:
     """Train the student and its baselines, on the same labels and the same pool."""
     from probekd.student import Student, distill
 
+    _check_student(run)
     files: list[str] = []
     key = run.directory.record["stages"]["distill"]["key"]
     for method, place in _students(run.config).items():

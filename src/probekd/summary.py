@@ -18,6 +18,8 @@ from probekd.tasks.base import Task
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from probekd.evaluation.harness import HarnessScore
+
 _WHO = {"teacher_output": "teacher's best output readout", "probe": "probe on its hidden states"}
 _EXAMPLES = 3
 PLOT_LINES = 8
@@ -74,6 +76,20 @@ def print_stage(stage: str, path: Path) -> None:
     else:
         made = {"label": "targets.parquet", "distill": "student", "report": "report.html"}[stage]
         console.print(str(path / made), highlight=False, soft_wrap=True)
+
+
+def print_harness(found: Mapping[str, HarnessScore]) -> None:
+    """What lm-eval says of a student, beside our own score of the same rows."""
+    from rich.console import Console
+
+    console = Console()
+    for split, s in found.items():
+        differ = f"they differ on {len(s.differ)}: {', '.join(s.differ[:5])}" if s.differ else "the same pick in each"
+        console.print(
+            f"[bold]{split}[/] {s.n} rows: lm-eval {s.metric} {s.harness:.4f}, probekd accuracy {s.accuracy:.4f}; {differ}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _print_probe(console: Any, probe: Mapping[str, Any], scores: Sequence[DepthScore]) -> None:

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from probekd.errors import DataError
-from probekd.student.inputs import encode, length_batches, map_sequences, pad
+from probekd.student.inputs import Encoded, encode, length_batches, map_sequences, pad, row_batches
 from probekd.tasks.base import Example
 
 
@@ -89,3 +89,10 @@ def test_pad_fills_on_the_right(tiny_bert: Path) -> None:
     )
     assert batch["input_ids"].tolist() == [[2, 5, 3], [2, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_row_batches_never_mix_numbers_of_options() -> None:
+    shapes = [(3, 5), (2, 1), (3, 9), (2, 4), (2, 2)]  # options, tokens
+    rows = [Encoded(sequences=({"input_ids": [0] * n},) * k, options=k, cut=False) for k, n in shapes]
+    assert list(row_batches(rows, 4)) == [[2], [0], [3, 4], [1]]
+    assert list(row_batches(rows, 1)) == [[2], [0], [3], [4], [1]]

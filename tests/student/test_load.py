@@ -73,7 +73,7 @@ def test_weights_of_another_model_are_refused(tiny_bert: Path, tmp_path: Path) -
     kept = {name: tensor for name, tensor in weights.items() if "layer.1." not in name}
     save_file(kept, directory / "model.safetensors", metadata={"format": "pt"})
     for loader in (load, lambda path: load_encoder(path, StudentConfig(model=str(path)))):
-        with pytest.raises(ModelError, match=r"16 weights of the encoder are missing, such as .*layer\.1"):
+        with pytest.raises(ModelError, match=r"16 weights of the model are missing, such as .*layer\.1"):
             loader(directory)
 
 

@@ -1,18 +1,27 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoModelForMultipleChoice, AutoTokenizer, TrainingArguments
+from transformers import AutoModelForMultipleChoice, TrainingArguments
 
+from probekd.config import StudentConfig
 from probekd.student.inputs import encode
+from probekd.student.kinds.head import Head
 from probekd.student.losses import UNLABELLED
 from probekd.student.trainer import StudentTrainer, TrainingRow, collate, seeded
 from probekd.tasks.base import Example, Task
+
+
+def load(directory: Path) -> Head:
+    task = Task(name="which", kind="multiple_choice", splits={})
+    with seeded(0):
+        return Head.load(directory, task, StudentConfig(model=str(directory)))
 
 
 def training_rows(tokenizer: object, examples: list[Example]) -> list[TrainingRow]:
@@ -33,9 +42,9 @@ def ragged(task: Task) -> list[Example]:
 
 
 def test_collate_copies_option_0_and_masks_it(tiny_bert: Path, which: Task) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
-    rows = training_rows(tokenizer, ragged(which))
-    batch = collate(tokenizer, "multiple_choice", rows)
+    student = load(tiny_bert)
+    rows = training_rows(student.tokenizer, ragged(which))
+    batch = collate(student, rows)
     assert batch["input_ids"].shape[:2] == (3, 4)
     assert batch["present"].tolist() == [[True, True, False, False], [True, True, True, False], [True] * 4]
     assert torch.equal(batch["input_ids"][0, 2], batch["input_ids"][0, 0])
@@ -48,13 +57,13 @@ def test_collate_copies_option_0_and_masks_it(tiny_bert: Path, which: Task) -> N
 
 
 def test_loss_of_a_ragged_batch_is_the_mean_over_its_rows(tiny_bert: Path, which: Task, tmp_path: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    student = load(tiny_bert)
+    tokenizer, model = student.tokenizer, student.network.eval()
     rows = training_rows(tokenizer, ragged(which))
-    model = AutoModelForMultipleChoice.from_pretrained(tiny_bert).eval()
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
-    trainer = StudentTrainer(rows, alpha=0.3, temperature=2.0, model=model, args=arguments)
+    trainer = StudentTrainer(student, rows, alpha=0.3, temperature=2.0, args=arguments)
     with torch.no_grad():
-        loss = trainer.compute_loss(model, collate(tokenizer, "multiple_choice", rows))
+        loss = trainer.compute_loss(model, collate(student, rows))
         by_row = []
         for row in rows:  # each row alone, without any padded option
             batch = tokenizer.pad([dict(s) for s in row.encoded.sequences], return_tensors="pt")
@@ -69,13 +78,13 @@ def test_loss_of_a_ragged_batch_is_the_mean_over_its_rows(tiny_bert: Path, which
 @pytest.mark.parametrize("steps", [1, 4])
 def test_gradient_accumulation_averages_the_loss(tiny_bert: Path, which: Task, tmp_path: Path, steps: int) -> None:
     """Equal batches: the gradient of 4 accumulated steps is that of one, so the weights end up the same."""
-    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
-    rows = training_rows(tokenizer, ragged(which)[:1]) * 4
     with seeded(0):
         model = AutoModelForMultipleChoice.from_pretrained(
             tiny_bert, attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0
         )
-    expected = collate(tokenizer, "multiple_choice", rows[:1])
+    student = replace(load(tiny_bert), network=model)
+    rows = training_rows(student.tokenizer, ragged(which)[:1]) * 4
+    expected = collate(student, rows[:1])
     arguments = TrainingArguments(
         output_dir=str(tmp_path),
         use_cpu=True,
@@ -90,14 +99,7 @@ def test_gradient_accumulation_averages_the_loss(tiny_bert: Path, which: Task, t
         max_grad_norm=0.0,
         save_strategy="no",
     )
-    trainer = StudentTrainer(
-        rows,
-        alpha=0.3,
-        temperature=2.0,
-        model=model,
-        args=arguments,
-        data_collator=lambda batch: collate(tokenizer, "multiple_choice", batch),
-    )
+    trainer = StudentTrainer(student, rows, alpha=0.3, temperature=2.0, args=arguments)
     before = model.classifier.weight.detach().clone()
     loss = trainer.compute_loss(model, expected)
     (gradient,) = torch.autograd.grad(loss, model.classifier.weight)

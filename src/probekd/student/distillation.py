@@ -14,8 +14,7 @@ from probekd.errors import ConfigError, DataError, ModelError
 from probekd.files import replacing
 from probekd.progress import Progress, Silent
 from probekd.student.card import model_card
-from probekd.student.inputs import encode
-from probekd.student.load import load_classifier, load_tokenizer, usable_length
+from probekd.student.kinds import kind_named
 from probekd.student.losses import UNLABELLED
 from probekd.student.model import INFO_FILE, Student, StudentInfo
 from probekd.student.trainer import TrainingRow, fit, seeded
@@ -67,21 +66,17 @@ def distill(
     if output_dir is not None:
         _check_output(output_dir)
     with seeded(seed):
-        tokenizer = load_tokenizer(model, config)
-        network = load_classifier(model, task.kind, task.labels, tokenizer.pad_token_id, config)
-        max_length = usable_length(tokenizer, network.config, config.max_length)
+        kind = kind_named(config.kind).load(model, task, config)
         with quiet_transformers():
-            encoded = encode(tokenizer, [*train, *pool], task.kind, max_length)
+            encoded = kind.encode([*train, *pool])
         rows = [
             TrainingRow(encoded=tokens, target_logits=target, answer=UNLABELLED if e.answer is None else e.answer)
             for e, tokens, target in zip([*train, *pool], encoded, logits, strict=True)
         ]
         epochs = config.label_epochs if method == "labels" else config.epochs
         loss = fit(
-            network,
-            tokenizer,
+            kind,
             rows,
-            task.kind,
             config=config,
             epochs=epochs,
             alpha=alpha,
@@ -90,8 +85,12 @@ def distill(
         )
     info = StudentInfo(
         kind=task.kind,
+        student_kind=config.kind,
+        likelihood=config.likelihood,
+        prompt=kind.task.prompt,
+        worked_examples=tuple(kind.task.rows(*kind.task.splits)),
         labels=task.labels,
-        max_length=max_length,
+        max_length=kind.max_length,
         method=method,
         base_model=Path(model).name if Path(model).is_dir() else str(model),
         task=task.name,
@@ -104,11 +103,10 @@ def distill(
     )
     temporary = tempfile.TemporaryDirectory(prefix="probekd-student-") if output_dir is None else None
     directory = Path(temporary.name) / "student" if temporary else Path(output_dir or "")
-    with replacing(directory) as unfinished, quiet_transformers():
-        network.cpu().save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
+    with replacing(directory) as unfinished:
+        kind.save(unfinished)
         info.save(unfinished)
-        (unfinished / "README.md").write_text(model_card(info), encoding="utf-8")
+        (unfinished / "README.md").write_text(model_card(info, kind), encoding="utf-8")
     return Student.load(directory, trust_remote_code=config.trust_remote_code, temporary=temporary)
 
 

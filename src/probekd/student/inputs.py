@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,17 +17,39 @@ TokenSequence = Mapping[str, list[int]]
 """One tokenised text: the model's input names (input_ids, attention_mask, ...) to integers of equal count."""
 
 
+class Said(NamedTuple):
+    """A token that a decoder would have to say to choose an option.
+
+    Attributes:
+        option: Index of the option.
+        sequence: Index of the sequence in which it would say so.
+        at: The token of the sequence after which it would.
+        token: Its id.
+        weight: What its log-probability counts for.
+    """
+
+    option: int
+    sequence: int
+    at: int
+    token: int
+    weight: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
     """One row in tokens.
 
     Attributes:
         sequences: One for each option (multiple_choice), or a single one (classification).
+        options: How many options the row has.
         cut: Whether a text was longer than the limit.
+        said: What says each option, for a decoder that answers in words; else empty.
     """
 
     sequences: tuple[TokenSequence, ...]
+    options: int
     cut: bool
+    said: tuple[Said, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -66,10 +88,10 @@ def encode(tokenizer: Any, examples: Sequence[Example], kind: Kind, max_length: 
                 values[i] = value
     was_cut = set(long)
     rows, start = [], 0
-    for width in widths:
+    for example, width in zip(examples, widths, strict=True):
         span = range(start, start + width)
         sequences = tuple({name: values[i] for name, values in columns.items()} for i in span)
-        rows.append(Encoded(sequences=sequences, cut=not was_cut.isdisjoint(span)))
+        rows.append(Encoded(sequences=sequences, options=len(example.options), cut=not was_cut.isdisjoint(span)))
         start += width
     return rows
 
@@ -93,6 +115,20 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def row_batches(rows: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]:
+    """Indices of rows with as many options as each other, in batches of similar length, longest first.
+
+    Args:
+        rows: Rows in tokens.
+        batch_size: Token sequences a batch; a row has at least one batch to itself, however many it has.
+    """
+    shapes = {(row.options, len(row.sequences)) for row in rows}
+    for options, width in sorted(shapes, reverse=True):
+        alike = [i for i, row in enumerate(rows) if (row.options, len(row.sequences)) == (options, width)]
+        for batch in length_batches([rows[i].tokens for i in alike], max(1, batch_size // width)):
+            yield [alike[i] for i in batch]
 
 
 def map_sequences(

@@ -16,6 +16,7 @@ from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForMultipleChoice,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -23,6 +24,7 @@ from transformers import (
 
 from probekd.config import StudentConfig
 from probekd.errors import ModelError
+from probekd.student.lora import merged, with_adapter
 from probekd.tasks.base import Kind
 from probekd.teacher.load import quiet_transformers
 
@@ -48,27 +50,41 @@ def _source(config: StudentConfig) -> dict[str, Any]:
     return {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
 
 
-def load_tokenizer(model: str | Path, config: StudentConfig) -> Any:
-    """The checkpoint's tokenizer, padding on the right and with a pad token (its end token where it has none).
+def read_tokenizer(model: str | Path, config: StudentConfig) -> Any:
+    """The checkpoint's tokenizer as it is.
 
     Raises:
-        ModelError: there is no tokenizer, or it has neither a pad nor an end token.
+        ModelError: there is none.
     """
     with _as_model_error(model), quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(model, **_source(config))
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         # Transformers 5 makes up an empty tokenizer for a BERT without tokenizer files: every word would be unknown.
         raise ModelError(f"student {model}: it has no tokenizer files (tokenizer.json or vocab.txt); add them")
+    return tokenizer
+
+
+def load_tokenizer(model: str | Path, config: StudentConfig) -> Any:
+    """The checkpoint's tokenizer, padding on the right and with a pad token.
+
+    That is its end token where it has none, or one that was added to it and never to the network.
+
+    Raises:
+        ModelError: there is no tokenizer, or it has neither a pad nor an end token.
+    """
+    tokenizer = read_tokenizer(model, config)
     # Left padding shifts learned positions, and decoder heads look for the last token from the right.
     tokenizer.padding_side = "right"
-    if tokenizer.pad_token is None:
+    words = getattr(load_config(model, config).get_text_config(), "vocab_size", None) or len(tokenizer)
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= words:
         if tokenizer.eos_token is None:
             raise ModelError(f"student {model}: its tokenizer has no pad and no end token; add a pad token to it")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def _load_config(model: str | Path, config: StudentConfig) -> Any:
+def load_config(model: str | Path, config: StudentConfig) -> Any:
+    """The checkpoint's Transformers config; raises ModelError where it is none, or an encoder-decoder's."""
     with _as_model_error(model), quiet_transformers():
         architecture = AutoConfig.from_pretrained(model, **_source(config))
     if architecture.is_encoder_decoder:
@@ -88,7 +104,7 @@ def load_classifier(
         ModelError: not a model, an architecture without such a head, or encoder weights that are missing.
     """
     auto, mapping = HEADS[kind]
-    architecture = _load_config(model, config)
+    architecture = load_config(model, config)
     if type(architecture) not in mapping and auto.__name__ not in getattr(architecture, "auto_map", {}):
         known = ", ".join(sorted({entry.model_type for entry in mapping}))
         raise ModelError(
@@ -113,7 +129,37 @@ def load_classifier(
             **_source(config),
         )
     _check_weights(model, network.base_model_prefix, info["missing_keys"])
-    return network
+    if config.lora is None:
+        return network
+    return with_adapter(network, config.lora, heads=_heads(network, info["missing_keys"]), model=model)
+
+
+def save_network(network: Any, tokenizer: Any, directory: Path) -> None:
+    """Write a plain Transformers directory; an adapter becomes part of the weights."""
+    with quiet_transformers():
+        merged(network).cpu().save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+
+def load_decoder(model: str | Path, config: StudentConfig) -> Any:
+    """The checkpoint in float32 as a language model that reads from left to right.
+
+    Raises:
+        ModelError: not such a model, or weights that are missing.
+    """
+    architecture = load_config(model, config)
+    if not is_decoder(architecture) and "AutoModelForCausalLM" not in getattr(architecture, "auto_map", {}):
+        raise ModelError(
+            f"student {model}: {architecture.model_type} is not a decoder, so it cannot answer in words; take a decoder "
+            "such as SmolLM2 or Qwen, or student.kind: head"
+        )
+    auto: Any = AutoModelForCausalLM
+    with _as_model_error(model), quiet_transformers():
+        network, info = auto.from_pretrained(
+            model, config=architecture, dtype=torch.float32, output_loading_info=True, **_source(config)
+        )
+    _check_weights(model, "", info["missing_keys"])
+    return network if config.lora is None else with_adapter(network, config.lora, model=model)
 
 
 def load_encoder(model: str | Path, config: StudentConfig) -> Any:
@@ -122,7 +168,7 @@ def load_encoder(model: str | Path, config: StudentConfig) -> Any:
     Raises:
         ModelError: not a model, or encoder weights that are missing.
     """
-    architecture = _load_config(model, config)
+    architecture = load_config(model, config)
     with _as_model_error(model), quiet_transformers():
         network, info = AutoModel.from_pretrained(
             model, config=architecture, dtype=torch.float32, output_loading_info=True, **_source(config)
@@ -131,12 +177,19 @@ def load_encoder(model: str | Path, config: StudentConfig) -> Any:
     return network.eval()
 
 
+def _heads(network: Any, missing: set[str]) -> set[str]:
+    """Modules outside the body, and those inside it that the checkpoint lacks (a pooler that was never saved)."""
+    outside = {name for name, module in network.named_children() if next(module.parameters(), None) is not None}
+    inside = {key.rpartition(".")[0] for key in missing if key.startswith(network.base_model_prefix)}
+    return outside - {network.base_model_prefix} | inside
+
+
 def _check_weights(model: str | Path, prefix: str, missing: set[str]) -> None:
     """Refuse a body that would start at random; heads, and poolers that were never saved, are expected to."""
     body = sorted(key for key in missing if key.startswith(prefix) and "pooler" not in key)
     if body:
         raise ModelError(
-            f"student {model}: {len(body)} weights of the encoder are missing, such as {body[0]}; the weights do not "
+            f"student {model}: {len(body)} weights of the model are missing, such as {body[0]}; the weights do not "
             "belong to this config.json"
         )
 

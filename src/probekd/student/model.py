@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from pydantic import ValidationError
 
-from probekd.config import StudentConfig
+from probekd.config import KindName, Likelihood, PromptConfig, StudentConfig
 from probekd.errors import ModelError, StoreError
 from probekd.files import read_json, write_json
-from probekd.student.inputs import encode, map_sequences
-from probekd.student.load import load_classifier, load_tokenizer
+from probekd.student.inputs import row_batches
+from probekd.student.kinds import StudentKind, kind_named
 from probekd.targets import softmax
-from probekd.tasks.base import Example, Kind
+from probekd.tasks.base import Example, Kind, Task
 
 INFO_FILE = "probekd.json"
 FORMAT_VERSION = 1
@@ -30,6 +30,10 @@ class StudentInfo:
 
     Attributes:
         kind: ``multiple_choice`` or ``classification``.
+        student_kind: How it answers (``student.kind``); students from before there were kinds have a ``head``.
+        likelihood: ``option_likelihood``: what of it is compared.
+        prompt: How rows are shown to a decoder that answers in words; keys that are not at their default.
+        worked_examples: Rows that its prompts show.
         labels: The label set (classification), else empty.
         max_length: Tokens a text; longer ones are cut.
         method: What it was trained on.
@@ -56,11 +60,21 @@ class StudentInfo:
     training_loss: float
     seed: int
     versions: Mapping[str, str]
+    student_kind: KindName = "head"
+    likelihood: Likelihood = "sum"
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    worked_examples: tuple[Example, ...] = ()
     format_version: int = FORMAT_VERSION
 
     def save(self, directory: Path) -> None:
         """Write ``probekd.json``."""
-        write_json(directory / INFO_FILE, asdict(self))
+        write_json(directory / INFO_FILE, {**asdict(self), "prompt": self.prompt.model_dump(exclude_defaults=True)})
+
+    @property
+    def known_task(self) -> Task:
+        """What a student knows of its task: no rows but the worked examples."""
+        splits = {self.prompt.shots_from: self.worked_examples} if self.worked_examples else {}
+        return Task(name=self.task, kind=self.kind, splits=splits, labels=self.labels, prompt=self.prompt)
 
     @classmethod
     def load(cls, directory: Path) -> StudentInfo:
@@ -79,8 +93,14 @@ class StudentInfo:
             known = f"this probekd reads {FORMAT_VERSION}"
             raise StoreError(f"{path}: format version {version}, but {known}; train the student again")
         try:
-            return cls(**{**values, "labels": tuple(values["labels"])})
-        except (KeyError, TypeError) as error:
+            examples = [Example(**{**e, "options": tuple(e["options"])}) for e in values.get("worked_examples", ())]
+            read = {
+                "labels": tuple(values["labels"]),
+                "prompt": PromptConfig(**values.get("prompt", {})),
+                "worked_examples": tuple(examples),
+            }
+            return cls(**{**values, **read})
+        except (KeyError, TypeError, ValidationError) as error:
             raise StoreError(f"{path}: damaged ({error}); train the student again") from None
 
 
@@ -92,14 +112,12 @@ class Student:
         directory: A plain Transformers directory. When the student was trained without an output directory this is a
             temporary one, deleted when the Student is.
         info: What is known of its training.
-        network: The Transformers model, in evaluation mode, on cuda when present.
-        tokenizer: Its tokenizer.
+        model: Its network, in evaluation mode, on cuda when present; its tokenizer; how they answer.
     """
 
     directory: Path
     info: StudentInfo
-    network: Any = field(repr=False)
-    tokenizer: Any = field(repr=False)
+    model: StudentKind = field(repr=False)
     _temporary: TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     @property
@@ -111,6 +129,16 @@ class Student:
     def labels(self) -> tuple[str, ...]:
         """The label set (classification), else empty."""
         return self.info.labels
+
+    @property
+    def network(self) -> Any:
+        """The Transformers model."""
+        return self.model.network
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self.model.tokenizer
 
     @classmethod
     def load(
@@ -129,17 +157,15 @@ class Student:
         """
         directory = Path(directory)
         info = StudentInfo.load(directory)
-        config = StudentConfig(model=str(directory), trust_remote_code=trust_remote_code)
-        tokenizer = load_tokenizer(directory, config)
-        network = load_classifier(directory, info.kind, info.labels, tokenizer.pad_token_id, config)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(
-            directory=directory,
-            info=info,
-            network=network.eval().to(device),
-            tokenizer=tokenizer,
-            _temporary=temporary,
-        )
+        config = StudentConfig(
+            model=str(directory),
+            kind=info.student_kind,
+            likelihood=info.likelihood,
+            trust_remote_code=trust_remote_code,
+        ).model_copy(update={"max_length": info.max_length})
+        model = kind_named(info.student_kind).load(directory, info.known_task, config)
+        model.network.eval().to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(directory=directory, info=info, model=model, _temporary=temporary)
 
     def predict_proba(self, examples: Sequence[Example], *, batch_size: int = 64) -> list[np.ndarray]:
         """Distribution over each row's options: float64 of shape (k_i,) that sums to 1, in the order of ``examples``.
@@ -149,26 +175,16 @@ class Student:
             batch_size: Token sequences a batch; a row of multiple choice is one for each of its options.
 
         Raises:
-            DataError: an option too long for ``max_length``.
+            DataError: a row that does not fit ``max_length`` and cannot be cut.
         """
         if not examples:
             return []
-        encoded = encode(self.tokenizer, examples, self.kind, self.info.max_length)
-        logits = map_sequences(
-            self._logits,
-            self.tokenizer,
-            [sequence for row in encoded for sequence in row.sequences],
-            batch_size=batch_size,
-            device=self.network.device,
-        )
-        if self.kind == "classification":
-            return [softmax(row) for row in logits]
-        ends = np.cumsum([len(row.sequences) for row in encoded])
-        return [softmax(row) for row in np.split(logits[:, 0], ends[:-1])]
-
-    def _logits(self, batch: dict[str, Tensor]) -> Tensor:
-        if self.kind == "multiple_choice":
-            # One option is scored at a time, so that options of different rows can share a batch without padding rows.
-            batch = {name: tensor.unsqueeze(1) for name, tensor in batch.items()}
-        logits: Tensor = self.network(**batch).logits
-        return logits
+        encoded = self.model.encode(examples)
+        probs: dict[int, np.ndarray] = {}
+        with torch.inference_mode():
+            for indices in row_batches(encoded, batch_size):
+                batch = self.model.collate([encoded[i] for i in indices])
+                batch = {name: tensor.to(self.network.device) for name, tensor in batch.items()}
+                logits = self.model.logits(self.network, batch).cpu().numpy()
+                probs |= dict(zip(indices, map(softmax, logits), strict=True))
+        return [probs[i] for i in range(len(examples))]

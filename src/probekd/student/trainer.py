@@ -19,9 +19,9 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from probekd.config import StudentConfig
 from probekd.errors import ModelError
 from probekd.progress import Progress
-from probekd.student.inputs import Encoded, pad
+from probekd.student.inputs import Encoded
+from probekd.student.kinds import StudentKind
 from probekd.student.losses import UNLABELLED, distillation_loss
-from probekd.tasks.base import Kind
 from probekd.teacher.load import quiet_transformers
 
 WARMUP = 0.1
@@ -43,26 +43,13 @@ class TrainingRow:
     answer: int = UNLABELLED
 
 
-def collate(tokenizer: Any, kind: Kind, rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
-    """Rows as one batch: model inputs (b, tokens) or (b, k, tokens), target_logits and present (b, k), answers (b,).
-
-    Rows with fewer options than the batch's most get copies of their option 0, marked as not present.
-    """
-    k = max(len(row.target_logits) for row in rows)
-    present = torch.tensor([[j < len(row.target_logits) for j in range(k)] for row in rows])
-    targets = torch.full(present.shape, -torch.inf)
-    targets[present] = torch.from_numpy(np.concatenate([row.target_logits for row in rows])).float()
-    width = k if kind == "multiple_choice" else 1
-    padded = [(*row.encoded.sequences, *(row.encoded.sequences[0],) * width)[:width] for row in rows]
-    inputs = pad(tokenizer, [sequence for sequences in padded for sequence in sequences])
-    if kind == "multiple_choice":
-        inputs = {name: tensor.view(len(rows), k, -1) for name, tensor in inputs.items()}
-    return {
-        **inputs,
-        "target_logits": targets,
-        "present": present,
-        "answers": torch.tensor([row.answer for row in rows]),
-    }
+def collate(kind: StudentKind, rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
+    """Rows as one batch: what ``kind.logits`` takes, target_logits (b, k) with -inf beyond a row's options, answers (b,)."""
+    targets = torch.full((len(rows), max(len(row.target_logits) for row in rows)), -torch.inf)
+    for target, row in zip(targets, rows, strict=True):
+        target[: len(row.target_logits)] = torch.from_numpy(row.target_logits)
+    answers = torch.tensor([row.answer for row in rows])
+    return {**kind.collate([row.encoded for row in rows]), "target_logits": targets, "answers": answers}
 
 
 class StudentTrainer(Trainer):
@@ -72,9 +59,14 @@ class StudentTrainer(Trainer):
     # steps, because the model's forward accepts keyword arguments.
     loss_is_scaled_for_ga = False
 
-    def __init__(self, rows: Sequence[TrainingRow], *, alpha: float, temperature: float, **kwargs: Any) -> None:
-        """Take the rows, the loss's two numbers (see ``distillation_loss``), and Trainer's own arguments."""
-        super().__init__(train_dataset=list(rows), **kwargs)
+    def __init__(
+        self, kind: StudentKind, rows: Sequence[TrainingRow], *, alpha: float, temperature: float, **kwargs: Any
+    ) -> None:
+        """Take the student, its rows, the loss's two numbers (see ``distillation_loss``), and Trainer's own arguments."""
+        super().__init__(
+            model=kind.network, train_dataset=list(rows), data_collator=lambda batch: collate(kind, batch), **kwargs
+        )
+        self.kind = kind
         self.lengths = [row.encoded.tokens for row in rows]
         # Trainer would print every logged loss on stdout once its own progress bar is off.
         self.remove_callback(PrinterCallback)
@@ -85,11 +77,10 @@ class StudentTrainer(Trainer):
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The distillation loss of one batch of ``collate``."""
-        targets, present, answers = (inputs.pop(name) for name in ("target_logits", "present", "answers"))
-        outputs = model(**inputs)
-        logits = outputs.logits.float().masked_fill(~present, -torch.inf)
+        targets, answers = (inputs.pop(name) for name in ("target_logits", "answers"))
+        logits = self.kind.logits(model, inputs)
         loss = distillation_loss(logits, targets, answers, alpha=self.alpha, temperature=self.temperature)
-        return (loss, outputs) if return_outputs else loss
+        return (loss, {"logits": logits}) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         # Trainer's own grouping looks for a flat list of tokens in each row, which multiple choice does not have.
@@ -126,10 +117,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def fit(
-    network: Any,
-    tokenizer: Any,
+    kind: StudentKind,
     rows: Sequence[TrainingRow],
-    kind: Kind,
     *,
     config: StudentConfig,
     epochs: float,
@@ -137,7 +126,7 @@ def fit(
     seed: int,
     progress: Progress,
 ) -> float:
-    """Train ``network`` in place (AdamW, linear decay after a tenth of warm-up) and return its mean training loss.
+    """Train ``kind.network`` in place (AdamW, linear decay after a tenth of warm-up) and return its mean training loss.
 
     Raises:
         ModelError: the loss became infinite or nan.
@@ -165,12 +154,11 @@ def fit(
             logging_nan_inf_filter=False,
         )
         trainer = StudentTrainer(
+            kind,
             rows,
             alpha=alpha,
             temperature=config.temperature,
-            model=network,
             args=arguments,
-            data_collator=lambda batch: collate(tokenizer, kind, batch),
             callbacks=[_Report(progress)],
         )
         try:

@@ -1,0 +1,25 @@
+"""The kinds of students: how a network and its tokenizer answer a row. One file each, and one line in ``KINDS``."""
+
+from __future__ import annotations
+
+from probekd.config import KindName
+from probekd.errors import ConfigError
+from probekd.student.kinds.base import StudentKind
+from probekd.student.kinds.head import Head
+from probekd.student.kinds.label_token import LabelToken
+from probekd.student.kinds.option_likelihood import OptionLikelihood
+
+KINDS: dict[KindName, type[StudentKind]] = {
+    "head": Head,
+    "label_token": LabelToken,
+    "option_likelihood": OptionLikelihood,
+}
+
+__all__ = ["KINDS", "StudentKind", "kind_named"]
+
+
+def kind_named(name: KindName) -> type[StudentKind]:
+    """The kind of a name; raises ConfigError where there is none."""
+    if name not in KINDS:
+        raise ConfigError(f"student.kind: {name!r} is not there yet; take one of {', '.join(KINDS)}")
+    return KINDS[name]
