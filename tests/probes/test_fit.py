@@ -17,6 +17,7 @@ from probekd.probes.controls import fit_alone, fit_shuffled
 from probekd.probes.features import LinearFit
 from probekd.probes.fit import _stack_or_single, fit_probes, presence, soft_labels
 from probekd.probes.probe import Probe
+from probekd.probes.reader import Reader
 from probekd.tasks.base import Example, Task
 
 CONFIG = ProbeConfig(folds=3, l2=(0.03, 0.3), windows=(1,), stack=False, tolerance=1e-4)
@@ -362,11 +363,12 @@ def test_a_stack_wants_a_best_reader_that_knows_something() -> None:
     knows = 2.0 * np.eye(4)[answers] + draw.normal(size=(200, 4))
     other = 2.0 * np.eye(4)[answers] + draw.normal(size=(200, 4))
     chance = draw.normal(size=(200, 4))
+    reader = Reader(layout="listed", position="answer", depth=0, l2=0.1)
 
     def weights(best: np.ndarray, other: np.ndarray) -> dict[Any, float]:
-        said = {"best": best, "other": other}
+        said = {reader: best, "words": other}
         return dict(_stack_or_single(said, answers, folds, np.zeros(best.shape)).weights)
 
     assert len(weights(knows, other)) == 2
-    assert weights(chance, other) == {"best": 1.0}
-    assert weights(knows, chance) == {"best": 1.0}
+    assert weights(chance, other) == {reader: 1.0}
+    assert weights(knows, chance) == {reader: 1.0}

@@ -210,14 +210,18 @@ class _Picked:
         return tuple(m for m in self.weights if isinstance(m, Reader))
 
     def pool(self, said: Mapping[Member, np.ndarray], shares: np.ndarray) -> np.ndarray:
-        """(n, K) logits of the whole from (n, K) logits of each member; -inf for a class that a reader alone never saw.
+        """(n, K) logits of the whole from (n, K) logits of each member; -inf for a class that no reader saw.
 
-        The members of a stack may know different classes, so those who do not know one say of it what ``shares`` gives.
+        Of a class that some readers saw, a letter that is rare among options, the others say what ``shares`` gives.
         """
-        each = [said[m] for m in self.weights]
-        if len(each) > 1:
-            each = [fill(z, shares, self.temperatures[m]) for m, z in zip(self.weights, each, strict=True)]
-        return pooled(np.array(list(self.weights.values())), np.stack(each).astype(np.float64))
+        each = [fill(said[m], shares, self.temperatures[m]) for m in self.weights]
+        total = pooled(np.array(list(self.weights.values())), np.stack(each).astype(np.float64))
+        return np.where(_seen(said), total, -np.inf)
+
+
+def _seen(said: Mapping[Member, np.ndarray]) -> np.ndarray:
+    """(n, K) bool: options that some reader saw; the teacher's words have seen nothing, and rank them all."""
+    return np.asarray(np.any([np.isfinite(z) for m, z in said.items() if isinstance(m, Reader)], axis=0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,9 +281,13 @@ def _stack_or_single(
     best = members[0]
     temperatures = {m: float(seen_temperature(said[m][None], answers, shares)[0]) for m in members}
     single = _Picked(weights={best: 1.0}, temperatures=temperatures)
-    if len(members) == 1:
+    seen = _seen(said)
+    # Who saw nothing of a row's class has no say in whether others did better.
+    rows = seen[np.arange(len(answers)), answers]
+    if len(members) == 1 or not rows.any():
         return single
-    each = np.stack([fill(said[m] / temperatures[m], shares) for m in members]).astype(np.float64)
+    each = np.stack([np.where(seen, fill(said[m] / temperatures[m], shares), -np.inf) for m in members])
+    each, answers, folds = each[:, rows].astype(np.float64), answers[rows], folds[rows]
     alone = stack_losses(each[:1], answers, folds)
     knowing_nothing = np.log(np.isfinite(each[0]).sum(1))
     if not wins(alone, knowing_nothing, errors=STACK_SIGNAL):

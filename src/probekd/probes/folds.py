@@ -79,7 +79,7 @@ def _checked(groups: Mapping[str, list[int]], answers: Sequence[int]) -> dict[st
 def _check_enough(rows: int, checked: Mapping[str, list[int]], folds: int) -> None:
     left = sum(map(len, checked.values()))
     which = f"{rows} labelled rows"
-    if left < rows:
+    if left < rows >= 2 * folds:
         which = f"the {left} of {which} that share their label with another"
     if left < 2 * folds:
         raise DataError(

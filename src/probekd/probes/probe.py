@@ -36,8 +36,8 @@ class Probe:
         task_kind: Kind of the task it was trained on.
         readers: What the labelled rows chose: one reader, or several that are added up.
         weights: (J,) of the readers' logits.
-        temperatures: (J,) of the readers' own out-of-fold logits, at which a member of a stack that never saw a class
-            says of it what ``unseen_shares`` gives; a reader alone says it once calibrated.
+        temperatures: (J,) of the readers' own out-of-fold logits, at which a reader that never saw a class says of it
+            what ``unseen_shares`` gives; where no reader saw it, the whole says so once calibrated.
         words: Weights of the raw logits of output readouts, by name: a stack may listen to the teacher's words too.
         fits: For each reader the fold models of each of its depths.
         calibration: Fitted on out-of-fold logits.
@@ -123,7 +123,7 @@ class Probe:
         everything = np.ones((1, len(self.ids)), dtype=bool)
         shares = unseen_shares(class_counts(self.answers, everything, width)[:, :width], present)
         total = np.zeros((len(ids), width))
-        alone = len(self.readers) + len(self.words) == 1
+        seen = np.zeros_like(present)
         for reader, weight, temperature, fits in zip(
             self.readers, self.weights, self.temperatures, self.fits, strict=True
         ):
@@ -133,12 +133,12 @@ class Probe:
                 # A row may have an option that no labelled row had.
                 missing = ((0, 0), (0, width - each.shape[1]))
                 said += np.pad(each, missing, constant_values=-np.inf) / len(fits)
-            said = said if alone else fill(said, shares, temperature)
-            total += weight * np.where(present, said, 0.0)
+            seen |= np.isfinite(said) & present
+            total += weight * np.where(present, fill(said, shares, temperature), 0.0)
         for name, weight in self.words.items():
             raw = raw_logits(states, name, ids, counts, total.shape[1])
             total += weight * np.where(np.isfinite(raw), raw, 0.0)
-        calibrated = fill(self.calibration.apply(np.where(present, total, -np.inf)), shares)
+        calibrated = fill(self.calibration.apply(np.where(seen, total, -np.inf)), shares)
         return [row[:k] for row, k in zip(calibrated, counts, strict=True)]
 
     @property
