@@ -108,10 +108,9 @@ def empty_split(w: Workspace) -> None:
     w.rows["test"].clear()
 
 
-def only_one_of_a_class(w: Workspace) -> None:
-    for row in w.rows["train"][3:]:
-        if row["answer"] == "tool":
-            row["answer"] = "food"
+def hardly_two_alike(w: Workspace) -> None:
+    for i, row in enumerate(w.rows["train"][4:]):
+        row["answer"] = f"kind {i}"
 
 
 def no_such_class(w: Workspace) -> None:
@@ -170,7 +169,11 @@ BAD: dict[str, tuple[str, Bend, tuple[str, ...]]] = {
         ("5 labelled rows are too few for 3 folds", "task.labels", "probe.folds"),
     ),
     "more labels than rows": ("classification", setting("task", labels=99), ("99 labels", "18", "lower task.labels")),
-    "a class with one row": ("classification", only_one_of_a_class, ("'tool'", "1 labelled row", "at least two")),
+    "hardly two rows of one class": (
+        "classification",
+        hardly_two_alike,
+        ("the 2 of 18 labelled rows that share their label", "too few for 3 folds", "probe.folds"),
+    ),
     "two rows with one id": ("multiple_choice", same_id, ("test.jsonl:4", "'train-1'", "train.jsonl:2", "unique")),
     "overlap": ("multiple_choice", overlapping_is_an_error, ("2 train rows recur", "train-0", "task.on_overlap")),
     "unknown task": (

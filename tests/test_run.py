@@ -371,3 +371,37 @@ def test_without_a_student_of_outputs_the_pool_is_read_no_deeper_than_the_probe(
     for key in record["states"]:
         store = StateStore.open(made.run / "states" / key)
         assert store.manifest["outputs"] == [] and max(store.depths) <= 1
+
+
+def test_labels_with_one_row_and_with_none_go_through_every_stage(fresh: Callable[..., Workspace]) -> None:
+    made = fresh("rare")
+    made.task["labels"] = [*LABELS, "plant"]
+    only, *others = [row for row in made.rows["train"] if row["answer"] == "tool"]
+    for row in others:
+        row["answer"] = "food"
+    run_stages(made.load())
+    script = SHARED / "checks" / "run_contract.py"
+    if script.is_file():
+        done = subprocess.run([sys.executable, script, made.run], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout.strip()) == (0, "the contract holds"), done.stdout + done.stderr
+    for name in ("targets.parquet", "baselines/logit-kd/targets.parquet"):
+        targets = {row["id"]: row for row in pq.read_table(made.run / name).to_pylist()}
+        assert [i for i, row in targets.items() if row["source"] == "gold"] == [only["id"]]
+        assert (targets[only["id"]]["fold"], targets[only["id"]]["probs"]) == (-1, [0.0, 0.0, 1.0, 0.0])
+        assert {row["source"] for row in targets.values()} == {"gold", "oof", "pooled"}
+    probe = json.loads((made.run / "probes" / "probe.json").read_text())
+    run = json.loads((made.run / "run.json").read_text())
+    page = (made.run / "report.html").read_text()
+    for words in (
+        "1 labelled row(s) are all that 1 of 4 labels (&#39;tool&#39;)",
+        "1 of 4 labels (&#39;plant&#39;) have no",
+    ):
+        assert words in page
+        assert any(words.replace("&#39;", "'") in note for note in probe["notes"])
+        assert any(words.replace("&#39;", "'") in note for note in run["notes"])
+    assert (probe["labelled"], probe["scored"], probe["gate"]["n"]) == (60, 59, 59)
+    assert "on 59 of 60 labelled rows (the other 1 are the only ones of their label)" in probe["gate"]["reason"]
+    assert {s["n"] for s in (*probe["out_of_fold"].values(), *probe["controls"].values())} == {59}
+    predictions = pq.read_table(made.run / "predictions.parquet").to_pylist()
+    plant = [row["probs"][3] for row in predictions if row["who"] == "probe"]
+    assert plant == pytest.approx([1 / 62] * len(plant), rel=1e-6)

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import softmax as scipy_softmax
 
 from probekd.errors import StoreError
-from probekd.targets import SoftTargets, cross_fitted_targets, gold_targets, softmax
+from probekd.targets import SoftTargets, cross_fitted_targets, gold_targets, labelled_logits, softmax
 
 
 @pytest.fixture
@@ -44,6 +44,16 @@ def test_cross_fitted_targets_keep_rows_sources_and_folds_together(targets: Soft
         "b": [3.0, 1.0],
         "p": [0.1, 0.2, 0.3, 0.4],
     }
+
+
+def test_rows_that_no_fold_holds_out_have_their_gold_label_and_say_so() -> None:
+    honest = np.array([[0.5, -1.0, 2.0], [3.0, 1.0, -np.inf]])
+    folds = np.array([1, -1, 0])
+    logits = labelled_logits(honest, np.array([2, 1, 0]), folds)
+    found = cross_fitted_targets(["a", "b", "c"], logits, folds.tolist(), ["p"], [np.zeros(3)])
+    assert (found.sources, found.folds) == (("oof", "gold", "oof", "pooled"), (1, -1, 0, -1))
+    assert [row.tolist() for row in found.logits[:3]] == [[0.5, -1.0, 2.0], [-np.inf, 0.0, -np.inf], [3.0, 1.0]]
+    assert found.probs[1].tolist() == [0, 1, 0]
 
 
 def test_gold_targets_are_one_hot_over_each_rows_own_options() -> None:

@@ -141,10 +141,13 @@ def _state_files(run: Run, states: States | None) -> list[str]:
 def do_extract(run: Run) -> Mapping[str, Any]:
     """Read the labelled rows at every depth; check that every other row fits the teacher's context."""
     from probekd.extraction import survey_task
+    from probekd.probes.folds import assign_folds, rare_notes
 
     kept, _ = survey_task(run.teacher, run.drawn)
     dropped = sorted({e.id for e in run.drawn.rows()} - {e.id for e in kept.rows()})
-    run.directory.note(kept.notes)
+    train = kept.rows("train")
+    folds = assign_folds(train, kept.kind, folds=run.config.probe.folds, seed=run.config.seed)
+    run.directory.note((*kept.notes, *rare_notes(train, kept.kind, folds)))
     # Dropped rows must be known before states are read, so they go into the record of the stage that is under way.
     record = run.directory.record
     record["stages"]["extract"]["dropped"] = dropped
@@ -170,6 +173,7 @@ def do_probe(run: Run) -> Mapping[str, Any]:
     from probekd.probes.controls import fit_alone
     from probekd.probes.curve import learning_curve
     from probekd.probes.fit import fit_probes
+    from probekd.probes.folds import rare_notes
     from probekd.probes.outputs import fit_outputs
     from probekd.student import frozen_embeddings
 
@@ -186,9 +190,14 @@ def do_probe(run: Run) -> Mapping[str, Any]:
         "teacher_output": outputs.out_of_fold,
         "student_alone": [softmax(row[np.isfinite(row)]) for row in alone],
     }
-    answers = probe.answers.tolist()
+    answers = probe.scored_answers.tolist()
     gate, comparisons = judge(
-        probs, answers, folds=config.probe.folds, resamples=config.probe.bootstrap, seed=config.seed
+        probs,
+        answers,
+        folds=config.probe.folds,
+        resamples=config.probe.bootstrap,
+        seed=config.seed,
+        unchecked=len(examples) - len(answers),
     )
     scores: dict[str, Any] = {who: dict(score(p, answers)) for who, p in probs.items()}
     scores["teacher_output"]["readout"] = outputs.name
@@ -200,6 +209,7 @@ def do_probe(run: Run) -> Mapping[str, Any]:
         "gate": gate.as_dict(),
         "learning_curve": learning_curve(probe, states, examples, config=config.probe, seed=config.seed).as_dict(),
         "calibrated": _reliability(probe),
+        "notes": rare_notes(examples, run.task.kind, probe.folds),
     }
     probe.save(run.path / "probes", summary)
     write_json(run.path / "probes" / "outputs.json", outputs.to_json())
@@ -208,7 +218,7 @@ def do_probe(run: Run) -> Mapping[str, Any]:
 
 def _reliability(probe: Probe) -> dict[str, Any]:
     """Out-of-fold scores of the chosen readers before and after calibration, each with the bins of its reliability."""
-    answers = probe.answers.tolist()
+    answers = probe.scored_answers.tolist()
     found = {}
     for name, probs in (("before", probe.before_calibration), ("after", probe.after_calibration)):
         counts, confidence, accuracy = calibration_bins(np.array([p.max() for p in probs]), correct(probs, answers))
@@ -225,7 +235,7 @@ def _controls(run: Run, probe: Probe, examples: Sequence[Example]) -> dict[str, 
     shallow = [c for c in probe.candidates if c.reader.depth == 0 and c.reader.window == 1]
     if shallow:
         best = min(shallow, key=lambda c: c.nll)
-        found["depth_0"] = {"accuracy": best.accuracy, "nll": best.nll, "ece": best.ece, "n": len(examples)}
+        found["depth_0"] = {"accuracy": best.accuracy, "nll": best.nll, "ece": best.ece, "n": len(probe.honest)}
     found["shuffled_labels"] = dict(
         fit_shuffled(probe, run.stored("extract"), examples, config=run.config.probe, seed=run.config.seed)
     )

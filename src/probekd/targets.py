@@ -86,27 +86,44 @@ class SoftTargets:
         )
 
 
+def gold_logits(answer: int, count: int) -> np.ndarray:
+    """A gold label among ``count`` options in the shape of a soft one: 0 and -inf."""
+    return np.where(np.arange(count) == answer, 0.0, -np.inf)
+
+
 def gold_targets(ids: Sequence[str], answers: Sequence[int], counts: Sequence[int]) -> SoftTargets:
-    """One-hot targets of labelled rows: the gold labels in the shape of soft ones (logits 0 and -inf)."""
-    logits = [np.where(np.arange(k) == a, 0.0, -np.inf) for a, k in zip(answers, counts, strict=True)]
+    """One-hot targets of labelled rows."""
+    logits = [gold_logits(a, k) for a, k in zip(answers, counts, strict=True)]
     n = len(logits)
     return SoftTargets(
         ids=tuple(ids), splits=("train",) * n, logits=tuple(logits), sources=("gold",) * n, folds=(-1,) * n
     )
 
 
+def labelled_logits(honest: np.ndarray, answers: np.ndarray, folds: np.ndarray) -> list[np.ndarray]:
+    """Target logits (k_i,) of n labelled rows: out-of-fold ones, or the gold label of a row that no fold holds out.
+
+    Args:
+        honest: (m, K) of the rows with a fold, in their order; -inf beyond a row's options.
+        answers: (n,) gold indices.
+        folds: (n,); -1 for the only row of its class, which has all K options.
+    """
+    said = iter([row[np.isfinite(row)] for row in honest])
+    return [next(said) if f >= 0 else gold_logits(a, honest.shape[1]) for a, f in zip(answers, folds, strict=True)]
+
+
 def cross_fitted_targets(
     labelled: Sequence[str],
-    honest: Sequence[np.ndarray],
+    logits: Sequence[np.ndarray],
     folds: Sequence[int],
     pool: Sequence[str],
     pooled: Sequence[np.ndarray],
 ) -> SoftTargets:
-    """Out-of-fold logits for labelled rows, the fold models' mean for the pool."""
+    """Out-of-fold logits for labelled rows (gold ones in fold -1: see ``labelled_logits``), the fold models' mean for the pool."""
     return SoftTargets(
         ids=(*labelled, *pool),
         splits=("train",) * len(labelled) + ("unlabelled",) * len(pool),
-        logits=(*honest, *pooled),
-        sources=("oof",) * len(labelled) + ("pooled",) * len(pool),
+        logits=(*logits, *pooled),
+        sources=(*("oof" if f >= 0 else "gold" for f in folds), *("pooled",) * len(pool)),
         folds=(*folds, *(-1,) * len(pool)),
     )

@@ -111,6 +111,15 @@ def test_the_reason_for_labels_names_the_rival_that_the_probe_did_not_beat() -> 
     assert f"{gate.difference:+.2f} [{gate.ci[0]:+.2f}, {gate.ci[1]:+.2f}]" in gate.reason
 
 
+def test_the_reason_says_how_many_rows_could_not_be_checked() -> None:
+    generator = np.random.default_rng(4)
+    answers = generator.integers(0, 3, N)
+    probs = {who: reader(s, answers, generator) for who, s in zip(READERS, (3, 1, 0), strict=True)}
+    gate, _ = judge(probs, answers.tolist(), folds=1, resamples=100, seed=0, unchecked=7)
+    assert gate.n == N
+    assert f"on {N} of {N + 7} labelled rows (the other 7 are the only ones of their label), out-of-fold" in gate.reason
+
+
 def test_the_gate_is_a_json_object_with_the_contracts_keys() -> None:
     value = json.loads(json.dumps(judged(3, 0, 0).as_dict()))
     assert {"verdict", "difference", "ci", "reason"} <= set(value)

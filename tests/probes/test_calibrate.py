@@ -190,15 +190,15 @@ def test_a_mean_of_noisy_models_is_sharpened_by_what_its_best_temperature_says()
     each = signal + generator.normal(0, 0.7, (4, *signal.shape))
     temperatures = [best_by_scipy(z, answers, 1.0) for z in each]
     together = best_by_scipy(each.mean(0), answers, 1.0)
-    found = sharpness(each, answers)
+    found = sharpness(each, each.mean(0), answers)
     assert found == pytest.approx(np.mean(temperatures) / together, rel=1e-3)
     assert 1.1 < found < 1.5
 
 
 def test_equal_models_are_not_sharpened_and_flawless_ones_only_so_far() -> None:
     logits, answers = drawn(6, 1.0, ragged=False, n=500)
-    assert sharpness(np.stack([logits] * 3), answers) == pytest.approx(1)
+    assert sharpness(np.stack([logits] * 3), logits, answers) == pytest.approx(1)
     right = 3 * np.eye(3)[np.arange(30) % 3]
     wrong_once = np.stack([right, right])
     wrong_once[0, 0], wrong_once[1, 1] = wrong_once[0, 0, ::-1], wrong_once[1, 1, ::-1]
-    assert sharpness(wrong_once, np.arange(30) % 3) <= SHARPEST
+    assert sharpness(wrong_once, wrong_once.mean(0), np.arange(30) % 3) <= SHARPEST

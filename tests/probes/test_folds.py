@@ -9,7 +9,7 @@ import pytest
 from tiny import choice_row
 
 from probekd.errors import DataError
-from probekd.probes.folds import assign_folds
+from probekd.probes.folds import assign_folds, rare_notes
 from probekd.tasks.base import Example
 
 LABELS = ("a", "b", "c")
@@ -82,10 +82,73 @@ def test_too_few_rows() -> None:
     assert set(by_id(texts((4, 3, 3))).values()) == set(range(5))
 
 
-@pytest.mark.parametrize(("counts", "label", "found"), [((20, 1, 9), "b", 1), ((20, 5, 0), "c", 0)])
-def test_a_class_with_too_few_rows(counts: tuple[int, ...], label: str, found: int) -> None:
-    with pytest.raises(DataError, match=rf"the label '{label}' has {found} labelled row\(s\)"):
-        by_id(texts(counts))
+def test_the_only_row_of_a_class_is_held_out_by_no_fold() -> None:
+    folds = by_id(texts((20, 1, 9)))
+    assert folds.pop("b0") == -1
+    assert sorted(np.bincount(list(folds.values()))) == [5, 6, 6, 6, 6]
+    assert by_id(texts((20, 5, 0))) == by_id(texts((20, 5)))  # a class without a row changes nothing
+
+
+def test_only_rows_are_told_from_others_whatever_the_order_seed_and_repeat() -> None:
+    examples = [e for e in texts((20, 1, 9)) if e.answer != 2 or e.id == "c3"]
+    for seed in range(3):
+        shuffled = random.Random(seed).sample(examples, len(examples))
+        assert by_id(shuffled, seed=seed) == by_id(examples, seed=seed)
+        folds = assign_folds(shuffled, "classification", folds=5, seed=seed, repeat=seed)
+        assert {e.id for e, f in zip(shuffled, folds, strict=True) if f < 0} == {"b0", "c3"}
+
+
+def test_options_have_no_classes_to_be_the_only_row_of() -> None:
+    examples = [replace(e, answer=0) for e in questions(12)]
+    examples[3] = replace(examples[3], answer=2)
+    assert min(by_id(examples, kind="multiple_choice").values()) == 0
+
+
+def test_rows_of_a_class_that_all_ask_the_same_are_as_one() -> None:
+    examples = texts((12, 1, 9))
+    twin = replace(examples[12], id="twin", question=f" {examples[12].question.upper()}")
+    folds = by_id([*examples, twin])
+    assert folds["b0"] == folds["twin"] == -1
+    assert min(f for i, f in folds.items() if i not in ("b0", "twin")) == 0
+
+
+def test_no_row_of_fold_minus_one_asks_what_a_held_out_row_asks() -> None:
+    examples = texts((12, 1, 9))
+    # The only row of b asks what a row of a asks, so it goes where that one goes.
+    examples[12] = replace(examples[12], question=examples[3].question)
+    folds = by_id(examples)
+    assert folds["b0"] == folds["a3"] >= 0
+    # Only rows of two classes that ask the same are no danger to each other.
+    lonely = [*texts((12,)), *(replace(e, question="one and the same") for e in texts((0, 1, 1)))]
+    folds = by_id(lonely)
+    assert [folds[i] for i in ("b0", "c0")] == [-1, -1]
+
+
+def test_rows_that_can_be_checked_must_do_for_the_folds() -> None:
+    labels = tuple("abcdefghijklmnop")
+    only = [Example(id=x, question=f"text of {x}", options=labels, answer=i) for i, x in enumerate(labels[4:], 4)]
+    for checked, enough in ((9, False), (10, True)):
+        examples = [*only, *(replace(e, options=labels) for e in texts((checked,)))]
+        if enough:
+            assert sorted(by_id(examples).values()) == sorted([-1] * 12 + [0, 1, 2, 3, 4] * 2)
+        else:
+            with pytest.raises(
+                DataError, match=r"the 9 of 21 labelled rows that share their label .* too few for 5 folds"
+            ):
+                by_id(examples)
+    with pytest.raises(DataError, match="the 0 of 12 labelled rows"):
+        by_id(only)
+
+
+def test_notes_name_labels_with_one_row_and_with_none() -> None:
+    rows = [replace(e, options=(*LABELS, "d", "e", "f", "g")) for e in texts((20, 1, 9))]
+    one, none = rare_notes(rows, "classification", assign_folds(rows, "classification", folds=5, seed=0))
+    assert one.startswith("1 labelled row(s) are all that 1 of 7 labels ('b') have: they train every probe")
+    assert none.startswith("4 of 7 labels ('d', 'e', 'f', ...) have no labelled row")
+    plenty = texts((20, 3, 9))
+    assert rare_notes(plenty, "classification", assign_folds(plenty, "classification", folds=5, seed=0)) == ()
+    options = questions(20)
+    assert rare_notes(options, "multiple_choice", assign_folds(options, "multiple_choice", folds=5, seed=0)) == ()
 
 
 def test_too_few_different_questions() -> None:

@@ -33,8 +33,9 @@ def readout(name: str, *, prior: list[float], layout: str, temperature: float = 
         matrix=None,
         prior=np.array(prior),
         ids=(),
-        honest=np.zeros((0, len(prior))),
+        answers=np.zeros(0, dtype=int),
         folds=np.zeros(0, dtype=int),
+        honest=np.zeros((0, len(prior))),
         scores={},
     )
 

@@ -194,6 +194,7 @@ def probe_record(kind: str, depths: list[dict[str, Any]]) -> dict[str, Any]:
         "depths": DEPTHS,
         "folds": 5,
         "labelled": 300,
+        "scored": 300,
         "out_of_fold": {
             "probe": {"accuracy": best["accuracy"] - 0.012, "nll": best["nll"] + 0.03, "ece": 0.028},
             "teacher_output": {**listed, "readout": "label_token"},

@@ -32,7 +32,7 @@ class Gate:
         metric: ``nll``: the metric of ``difference`` and ``ci``.
         versus: The stronger of the two rivals: ``teacher_output`` or ``student_alone``.
         reason: One sentence.
-        n: Labelled rows.
+        n: Labelled rows that were scored.
     """
 
     verdict: str
@@ -51,11 +51,23 @@ class Gate:
 
 
 def judge(
-    probs: Mapping[str, Sequence[np.ndarray]], answers: Sequence[int], *, folds: int, resamples: int, seed: int
+    probs: Mapping[str, Sequence[np.ndarray]],
+    answers: Sequence[int],
+    *,
+    folds: int,
+    resamples: int,
+    seed: int,
+    unchecked: int = 0,
 ) -> tuple[Gate, list[Comparison]]:
     """Weigh ``probe``, ``teacher_output`` and ``student_alone`` (distributions by row, out of fold) against each other.
 
-    ``folds`` is the number of folds they were cross-fitted with; 1 for predictors that never saw these rows at all.
+    Args:
+        probs: Of the n rows that were scored.
+        answers: (n,).
+        folds: Number of folds they were cross-fitted with; 1 for predictors that never saw these rows at all.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+        unchecked: Further labelled rows, the only ones of their label, on which nothing could be checked; said in the reason.
     """
 
     def against(a: str, b: str) -> dict[str, Comparison]:
@@ -84,32 +96,35 @@ def judge(
         ci=nll.ci,
         accuracy_difference=accuracy.difference,
         accuracy_ci=accuracy.ci,
-        reason=_reason(verdict, pairs),
+        reason=_reason(verdict, pairs, unchecked),
         n=len(answers),
     )
     return gate, [c for found in pairs.values() for c in found.values()]
 
 
-def _reason(verdict: str, pairs: Mapping[tuple[str, str], Mapping[str, Comparison]]) -> str:
+def _reason(verdict: str, pairs: Mapping[tuple[str, str], Mapping[str, Comparison]], unchecked: int) -> str:
     def lead(pair: tuple[str, str]) -> str:
         c, accuracy = pairs[pair]["nll"], pairs[pair]["accuracy"]
         return f"log-loss {c.difference:+.2f} [{c.ci[0]:+.2f}, {c.ci[1]:+.2f}], accuracy {100 * accuracy.difference:+.0f} points"
 
     output, alone, words = ("probe", "teacher_output"), ("probe", "student_alone"), ("teacher_output", "student_alone")
     n = pairs[output]["nll"].n
+    rows = f"{n} labelled rows"
+    if unchecked:
+        rows = f"{n} of {n + unchecked} labelled rows (the other {unchecked} are the only ones of their label)"
     if verdict == "probe-kd":
         return (
-            f"on {n} labelled rows, out-of-fold, the probe beats the teacher's best output readout ({lead(output)}) "
+            f"on {rows}, out-of-fold, the probe beats the teacher's best output readout ({lead(output)}) "
             f"and the student alone ({lead(alone)}): distil from the probe"
         )
     if verdict == "logit-kd":
         return (
-            f"on {n} labelled rows, out-of-fold, the teacher's output readout beats the student alone ({lead(words)}), "
+            f"on {rows}, out-of-fold, the teacher's output readout beats the student alone ({lead(words)}), "
             f"and the probe is not surely better than both ({lead(output)} against the readout): distil from the outputs"
         )
     rival = "the student alone" if pairs[alone]["nll"].ci[1] >= 0 else "the teacher's output"
     return (
-        f"on {n} labelled rows, out-of-fold, the probe is not surely better than {rival} "
+        f"on {rows}, out-of-fold, the probe is not surely better than {rival} "
         f"({lead(alone if rival == 'the student alone' else output)}), and the output readout not surely better than the student alone "
         f"({lead(words)}): train on the labels, and look at the baselines before paying for a teacher"
     )

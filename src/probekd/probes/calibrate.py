@@ -113,11 +113,13 @@ def one_temperature(logits: np.ndarray, answers: np.ndarray) -> Calibration:
 def vector_scaling(logits: np.ndarray, answers: np.ndarray) -> Calibration:
     """Calibrate (n, K) logits by a scale and a shift for each class (Guo et al., 1706.04599), held near one temperature.
 
-    A penalty on the departure keeps few labels from fitting 2 K numbers to noise.
+    A penalty on the departure keeps few labels from fitting 2 K numbers to noise. Classes that are no row's answer keep to
+    the temperature: that they are none may be for their having one labelled row, which is not scored.
     """
     start = one_temperature(logits, answers)
-    z = torch.as_tensor(logits * start.scale[0], dtype=torch.float64)
-    gold = torch.as_tensor(answers)
+    scored, index = np.unique(answers, return_inverse=True)
+    z = torch.as_tensor(logits[:, scored] * start.scale[0], dtype=torch.float64)
+    gold = torch.as_tensor(index)
     k = z.shape[1]
 
     def objective(points: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,20 +135,27 @@ def vector_scaling(logits: np.ndarray, answers: np.ndarray) -> Calibration:
     # Logits that never err leave no gradient at all, of which no fraction can be reached.
     start_at = torch.zeros(1, 2 * k, dtype=torch.float64)
     solved = minimise(objective, start_at, tolerance=1e-6, floor=1e-9)[0].numpy()
-    return Calibration(scale=start.scale * (1 + solved[:k]), shift=solved[k:])
+    scale, shift = start.scale.copy(), start.shift.copy()
+    scale[scored] *= 1 + solved[:k]
+    shift[scored] = solved[k:]
+    return Calibration(scale=scale, shift=shift)
 
 
-def sharpness(each: np.ndarray, answers: np.ndarray) -> float:
+def sharpness(each: np.ndarray, together: np.ndarray, answers: np.ndarray) -> float:
     """How many times sharper the mean of several models' logits must be made than one model's.
 
     A mean has less noise, so it is right more often and yet further from the corners: with the temperature of one model
     it is under-confident. The factor is the ratio of the temperatures that rows unknown to all of the models ask for.
 
     Args:
-        each: (M, n, K) logits of M models for rows that none of them saw, -inf for absent options.
-        answers: (n,).
+        each: (M, n, K) logits of M models for rows that none of them saw; -inf for absent options and unseen classes.
+        together: (n, K) their mean.
+        answers: (n,); rows whose answer is a class that one of the models never saw have no say.
     """
-    ratio = fit_temperature(each, answers).mean() / fit_temperature(each.mean(0), answers)
+    rows = np.isfinite(each[:, np.arange(len(answers)), answers]).all(0)
+    if not rows.any():
+        return 1.0
+    ratio = fit_temperature(each[:, rows], answers[rows]).mean() / fit_temperature(together[rows], answers[rows])
     return float(np.clip(ratio, 1, SHARPEST))
 
 
@@ -154,12 +163,16 @@ def calibrate(logits: np.ndarray, answers: np.ndarray, folds: np.ndarray) -> Cal
     """One temperature, or vector scaling where it wins by a standard error on folds that neither was fitted to.
 
     Args:
-        logits: (n, K) of rows that their models never saw. Rows that lack options keep to a temperature.
+        logits: (n, K) of rows that their models never saw; -inf for absent options, and for classes that were never seen.
+            Rows that lack some keep to a temperature, and those whose gold one was never seen have no say.
         answers: (n,).
         folds: (n,) any fold numbers.
     """
     if not np.isfinite(logits).all():
-        return one_temperature(logits, answers)
+        seen = np.isfinite(logits[np.arange(len(answers)), answers])
+        if not seen.any():
+            return Calibration(scale=np.ones(logits.shape[1]), shift=np.zeros(logits.shape[1]))
+        return one_temperature(logits[seen], answers[seen])
     gain = np.empty(len(answers))
     for g in np.unique(folds):
         rest, held = folds != g, folds == g

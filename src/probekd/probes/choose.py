@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probekd.probes.calibrate import Calibration, calibrate, fit_temperature, gold_losses
+from probekd.probes.calibrate import Calibration, calibrate, gold_losses
 from probekd.probes.crossfit import CrossFit
+from probekd.probes.unseen import fill, seen_temperature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +29,18 @@ class RowLosses:
 
 def row_losses(fits: CrossFit, answers: np.ndarray, folds: np.ndarray) -> RowLosses:
     """Score every candidate, row by row."""
-    temperatures = fit_temperature(fits.outer, answers)
-    outer = gold_losses(fits.outer / temperatures[:, None, None], answers)
+    outer, temperatures = _losses(fits.outer, answers, fits.shares[folds, np.arange(len(folds))])
     inner = np.full((len(fits.inner), *outer.shape), np.nan, dtype=np.float32)
     for f, logits in enumerate(fits.inner):
         seen = folds != f
-        local = fit_temperature(logits[:, seen], answers[seen])
-        inner[f][:, seen] = gold_losses(logits[:, seen] / local[:, None, None], answers[seen])
+        inner[f][:, seen], _ = _losses(logits[:, seen], answers[seen], fits.shares[f, seen])
     return RowLosses(outer=outer.astype(np.float32), inner=inner, temperatures=temperatures)
+
+
+def _losses(logits: np.ndarray, answers: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Losses (C, n) of logits (C, n, K), each candidate with its own temperature, and the temperatures (C,)."""
+    temperatures = seen_temperature(logits, answers, shares)
+    return gold_losses(fill(logits / temperatures[:, None, None], shares), answers), temperatures
 
 
 def join(parts: Sequence[RowLosses]) -> RowLosses:
@@ -104,7 +109,7 @@ def choose(
         seen, held = folds != f, folds == f
         best = lowest(losses.inner[f][:, seen], kin)
         fitted = calibrate(fits.inner[f, best][seen].astype(np.float64), answers[seen], folds[seen])
-        honest[held] = fitted.apply(fits.outer[best][held])
+        honest[held] = fill(fitted.apply(fits.outer[best][held]), fits.shares[f, held])
         by_fold.append(best)
     chosen = lowest(losses.outer, kin)
     return Choice(

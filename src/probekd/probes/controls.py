@@ -20,22 +20,23 @@ from probekd.tasks.base import Example
 
 
 def fit_alone(features: np.ndarray, examples: Sequence[Example], folds: np.ndarray, config: ProbeConfig) -> np.ndarray:
-    """What the student can do by itself: calibrated out-of-fold logits (n, K) of a linear head on its frozen embedding.
+    """What the student can do by itself: calibrated out-of-fold logits (m, K) of a linear head on its frozen embedding.
 
     The folds, the strengths and the nested choice are the probe's own; so is the label budget.
 
     Args:
         features: (n, 1, d) for classification, (n, k, d) for multiple choice.
         examples: The labelled rows, in the probe's order.
-        folds: (n,) the probe's folds.
+        folds: (n,) the probe's folds; the m rows of fold 0 and above are predicted.
         config: Strengths and tolerance.
     """
+    scored = folds >= 0
     answers = np.array([e.answer for e in examples])
     width = max(len(e.options) for e in examples)
     x = np.ascontiguousarray(features[:, 0] if features.shape[1] == 1 else features[:, :width])
     strengths = sorted(config.l2)
     fits = crossfit(x, answers, presence(examples, width), folds, strengths, tolerance=config.tolerance)
-    return choose(fits, answers, folds, _stronger(len(strengths))).honest
+    return choose(fits, answers[scored], folds[scored], _stronger(len(strengths))).honest
 
 
 def _stronger(strengths: int) -> list[range]:
@@ -46,8 +47,9 @@ def _stronger(strengths: int) -> list[range]:
 def label_prior(answers: np.ndarray, examples: Sequence[Example], folds: np.ndarray) -> Scores:
     """Scores of the answers' shares among the rows of the other folds, one of each added."""
     counts = [len(e.options) for e in examples]
-    logits = prior_logits(counts, answers, folds, max(counts))
-    return score([softmax(row[:k]) for row, k in zip(logits, counts, strict=True)], answers.tolist())
+    scored = folds >= 0
+    logits = prior_logits(counts, answers, folds, max(counts))[scored]
+    return score([softmax(row[np.isfinite(row)]) for row in logits], answers[scored].tolist())
 
 
 def fit_shuffled(
@@ -57,7 +59,8 @@ def fit_shuffled(
 
     Near-chance scores mean that the probe's own come from the states (control tasks: Hewitt and Liang, 1909.03368).
     """
-    answers = np.random.default_rng(seed).permutation(probe.answers)
+    answers = probe.answers.copy()
+    answers[probe.scored] = np.random.default_rng(seed).permutation(probe.scored_answers)
     counts = np.array([len(e.options) for e in examples])
     answers = answers % counts  # a shuffled answer may lie beyond a shorter row's options
     return refit(probe, states, examples, answers, config=config)
@@ -75,7 +78,7 @@ def refit(
         answers: (n,) what to learn.
         config: Strengths and tolerance.
     """
-    reader = probe.reader
+    reader, scored = probe.reader, probe.scored
     strengths = sorted(strengths_of(reader.family, config.l2))
     fits = crossfit(
         states.blocks(reader.layout, reader.position, reader.depth, probe.ids),
@@ -86,5 +89,5 @@ def refit(
         tolerance=config.tolerance,
         family=reader.family,
     )
-    honest = choose(fits, answers, probe.folds, _stronger(len(strengths))).honest
-    return score([softmax(row[np.isfinite(row)]) for row in honest], answers.tolist())
+    honest = choose(fits, answers[scored], probe.folds[scored], _stronger(len(strengths))).honest
+    return score([softmax(row[np.isfinite(row)]) for row in honest], answers[scored].tolist())

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from probekd.config import ProbeConfig
-from probekd.probes.calibrate import fit_temperature, gold_losses
+from probekd.probes.calibrate import gold_losses
 from probekd.probes.crossfit import CHOOSING_TOLERANCE
 from probekd.probes.families import Problem, solve, strengths_of
 from probekd.probes.features import Features
+from probekd.probes.fit import presence
 from probekd.probes.probe import Probe
+from probekd.probes.unseen import class_counts, fill, seen_temperature, unseen_shares
 from probekd.states import States
 from probekd.tasks.base import Example, content_hash, nested_order
 
@@ -24,7 +26,7 @@ DRAWS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """Out-of-fold scores on all labelled rows of a reader that learned from some of them.
+    """Out-of-fold scores, on all labelled rows that a fold holds out, of a reader that learned from some of them.
 
     Attributes:
         labels: Labels learned from, the share that falls into a fold's training rows included.
@@ -54,7 +56,7 @@ class LearningCurve:
 def learning_curve(
     probe: Probe, states: States, examples: Sequence[Example], *, config: ProbeConfig, seed: int
 ) -> LearningCurve:
-    """Learn from a quarter, a half and all of the labels, and predict every labelled row out of fold each time.
+    """Learn from a quarter, a half and all of the labels, and predict every scored row out of fold each time.
 
     The parts are nested and stratified by answer. The strength is the best of its part, so all points look better than
     they are by the same little.
@@ -66,11 +68,11 @@ def learning_curve(
         config: Strengths and tolerance.
         seed: Of the parts.
     """
-    reader, folds, answers = probe.reader, probe.folds, probe.answers
+    reader, folds, answers, scored = probe.reader, probe.folds, probe.answers, probe.scored
     n, count = len(examples), int(folds.max()) + 1
     least = round(2 * count / FRACTIONS[0])
-    if n < least:
-        return LearningCurve(points=(), outlook=f"{n} labels are too few to tell (it takes {least})")
+    if scored.sum() < least:
+        return LearningCurve(points=(), outlook=f"{scored.sum()} labels are too few to tell (it takes {least})")
     place = {e.id: i for i, e in enumerate(examples)}
     sizes = [max(1, round(n * fraction)) for fraction in FRACTIONS]
     # All parts are one batch of training sets: (size, draw, fold).
@@ -83,7 +85,7 @@ def learning_curve(
     train = (parts[:, :, None, :] & outside).reshape(-1, n)
     # All labels are drawn in one way only.
     distinct, number_of = np.unique(train, axis=0, return_inverse=True)
-    present = np.isfinite(probe.honest)
+    present = presence(examples, probe.honest.shape[1])
     strengths = strengths_of(reader.family, config.l2)
     features = Features(states.blocks(reader.layout, reader.position, reader.depth, probe.ids), present)
     fit = solve(
@@ -98,12 +100,18 @@ def learning_curve(
         ),
     )
     each = fit.logits(features.source)[:, :, : present.shape[1]].reshape(-1, len(strengths), *present.shape)
-    said = np.where(present, each, -np.inf)[number_of].reshape(len(sizes), DRAWS, count, *each.shape[1:])
-    rows = np.arange(n)
-    own = said[:, :, folds, :, rows].transpose(1, 2, 3, 0, 4)  # (size, draw, strength, n, K)
-    temperatures = fit_temperature(own, answers)
-    losses = gold_losses(own / temperatures[..., None, None], answers).mean(1)  # over draws: (size, strength, n)
-    hits = (own.argmax(-1) == answers).mean(1)
+    each = np.where(present, each, -np.inf)
+    counts = class_counts(answers, distinct, present.shape[1])
+    # Of each row that a fold holds out, the model of that fold.
+    model_of = number_of.reshape(len(sizes), DRAWS, count)[:, :, folds[scored]]  # (size, draw, m)
+    rows, gold, there = np.flatnonzero(scored), answers[scored], present[scored]
+    losses, hits = (np.zeros((len(sizes), len(strengths), len(rows))) for _ in range(2))  # means over the draws
+    for number, draw in np.ndindex(len(sizes), DRAWS):
+        models = model_of[number, draw]
+        own, shares = each[models, :, rows].swapaxes(0, 1), unseen_shares(counts[models], there)
+        own = fill(own / seen_temperature(own, gold, shares)[:, None, None], shares)
+        losses[number] += gold_losses(own, gold) / DRAWS
+        hits[number] += (own.argmax(-1) == gold) / DRAWS
     best = losses.mean(-1).argmin(-1)
     points: list[Point] = []
     for number, size in enumerate(sizes):
@@ -114,7 +122,7 @@ def learning_curve(
                 labels=size,
                 accuracy=float(hits[number, best[number]].mean()),
                 nll=float(own_losses.mean()),
-                nll_se=float((own_losses - before).std() / n**0.5),
+                nll_se=float((own_losses - before).std() / len(rows) ** 0.5),
             )
         )
     return LearningCurve(points=tuple(points), outlook=outlook(points))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from probekd.config import Family
 from probekd.probes import logistic, low_rank, mass_mean, mlp, ridge
 from probekd.probes.features import Features, LinearFit, StateBlocks
 from probekd.probes.mlp import MLPFit
+from probekd.probes.unseen import class_counts
 
 MLP_L2 = (0.001, 0.01)
 
@@ -21,7 +23,11 @@ class Fit(Protocol):
     """P fitted models of one depth: a frozen dataclass of tensors whose first axis is the model."""
 
     def logits(self, states: np.ndarray | StateBlocks) -> np.ndarray:
-        """(P, n, K) float32."""
+        """(P, n, K) float32; -inf for a class that a model never saw."""
+        ...
+
+    def without(self, unseen: Tensor) -> Self:
+        """The same, but that classes marked in (P, K) bool are never said."""
         ...
 
 
@@ -77,8 +83,12 @@ def applies(family: Family, *, options: bool, classes: int) -> bool:
 
 
 def solve(family: Family, problem: Problem) -> Fit:
-    """Fit T * S models of a family."""
-    return _SOLVERS[family](problem)
+    """Fit T * S models of a family; a K-way model says nothing (-inf) of a class that its training set does not have."""
+    fit = _SOLVERS[family](problem)
+    if problem.features.options:
+        return fit
+    unseen = class_counts(problem.answers, problem.train, problem.features.classes) == 0
+    return fit.without(torch.as_tensor(unseen).repeat_interleave(len(problem.strengths), dim=0))
 
 
 def fit_from_arrays(family: Family, arrays: Mapping[str, Tensor]) -> Fit:

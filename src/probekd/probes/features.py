@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -210,11 +210,15 @@ class LinearFit:
 
     Attributes:
         weight: (P, d, K); K = 1 for the option scorer.
-        bias: (P, K).
+        bias: (P, K); -inf for a class that a problem's training set does not have.
     """
 
     weight: Tensor
     bias: Tensor
+
+    def without(self, unseen: Tensor) -> LinearFit:
+        """The same, but that classes marked in (P, K) bool are never said."""
+        return replace(self, bias=self.bias.masked_fill(unseen, -torch.inf))
 
     def logits(self, states: np.ndarray | StateBlocks) -> np.ndarray:
         """(P, n, K) float32 from (n, d), or (P, n, k) from option states (n, k, d)."""

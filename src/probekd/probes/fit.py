@@ -11,7 +11,7 @@ import torch
 from probekd.config import ProbeConfig
 from probekd.errors import DataError
 from probekd.metrics import expected_calibration_error
-from probekd.probes.calibrate import calibrate, fit_temperature, sharpness
+from probekd.probes.calibrate import calibrate, sharpness
 from probekd.probes.choose import wins
 from probekd.probes.combine import pool_weights, pooled, stack_losses
 from probekd.probes.crossfit import fit_folds, unseen_by
@@ -22,9 +22,10 @@ from probekd.probes.outputs import PRIOR, raw_logits, readout_names
 from probekd.probes.probe import Probe
 from probekd.probes.reader import Candidate, Reader
 from probekd.probes.trials import Member, Trials, plan, run_trials
+from probekd.probes.unseen import fill, mean_of_models, seen_temperature
 from probekd.progress import Progress, Silent, working
 from probekd.states import States
-from probekd.targets import SoftTargets, cross_fitted_targets
+from probekd.targets import SoftTargets, cross_fitted_targets, labelled_logits
 from probekd.tasks.base import Example, Task
 
 # Standard errors by which a stack must beat its best reader, and this one an even guess among the options.
@@ -71,6 +72,7 @@ class CrossFitted:
         ids: Labelled rows, in the order of all that follows.
         answers: (n,).
         present: (n, K).
+        deals: (n,) folds of each repeat; -1 for rows that none holds out.
         trials: One for each repeat.
     """
 
@@ -79,6 +81,7 @@ class CrossFitted:
     ids: tuple[str, ...]
     answers: np.ndarray
     present: np.ndarray
+    deals: tuple[np.ndarray, ...]
     trials: tuple[Trials, ...]
 
     @classmethod
@@ -105,18 +108,19 @@ class CrossFitted:
         counts = [len(e.options) for e in examples]
         names = [name for name in readout_names(states) if name != PRIOR]
         words = {name: raw_logits(states, name, ids, counts, width) for name in names}
-        trials = []
+        deals = tuple(np.array([deal[i] for i in ids]) for deal in dealt)
         with working(progress, "fitting probes", sum(map(len, what.depths.values())) * config.repeats, "depths"):
-            for deal in dealt:
-                folds = np.array([deal[i] for i in ids])
-                trials.append(run_trials(states, ids, answers, present, folds, what, words, config, progress))
+            trials = tuple(
+                run_trials(states, ids, answers, present, folds, what, words, config, progress) for folds in deals
+            )
         return cls(
             states=states,
             task_kind=task.kind,
             ids=tuple(ids),
             answers=answers,
             present=present,
-            trials=tuple(trials),
+            deals=deals,
+            trials=trials,
         )
 
     def choose(self, config: ProbeConfig) -> Probe:
@@ -130,23 +134,26 @@ class CrossFitted:
         outside = [_choose_nested(t, admitted, config) for t in self.trials]
         losses = np.mean([t.losses.outer for t in self.trials], axis=0)
         members = _members(first, losses, admitted, config)
-        said = {m: np.mean([t.outer(m) for t in self.trials], axis=0) for m in members}
-        picked = _stack_or_single(said, self.answers, first.folds)
-        logits = picked.pool(said)
+        said = {m: mean_of_models(np.stack([t.outer(m) for t in self.trials])) for m in members}
+        shares = first.shares[first.folds, np.arange(len(first.folds))]
+        picked = _stack_or_single(said, first.answers, first.folds, shares)
+        logits = picked.pool(said, shares)
+        calibration = calibrate(logits, first.answers, first.folds)
         return Probe(
             task_kind=self.task_kind,
             readers=picked.readers,
             weights=tuple(picked.weights[r] for r in picked.readers),
+            temperatures=tuple(picked.temperatures[r] for r in picked.readers),
             words={m: w for m, w in picked.weights.items() if isinstance(m, str)},
             fits=tuple(self._models(reader, config) for reader in picked.readers),
-            calibration=calibrate(logits, self.answers, first.folds),
+            calibration=calibration,
             sharpness=self._sharpness(picked),
             teacher=self.states.teacher,
             ids=self.ids,
             answers=self.answers,
-            folds=first.folds,
+            folds=self.deals[0],
             honest=np.mean([o.honest for o in outside], axis=0),
-            uncalibrated=logits,
+            uncalibrated=fill(logits, shares, calibration.temperature),
             fold_readers=tuple(readers for o in outside for readers in o.readers),
             candidates=tuple(self._candidates(losses, admitted)),
         )
@@ -156,11 +163,10 @@ class CrossFitted:
         each = []
         for t in self.trials:
             inner = {m: t.predictions(m).inner[:, 0] for m in picked.weights}
-            pooled_inner = np.stack(
-                [picked.pool({m: p[f] for m, p in inner.items()}) for f in range(len(t.losses.inner))]
-            )
-            each.append(unseen_by(pooled_inner, t.folds))
-        return sharpness(np.mean(each, axis=0), self.answers)
+            pooled_inner = [picked.pool({m: p[f] for m, p in inner.items()}, own) for f, own in enumerate(t.shares)]
+            each.append(unseen_by(np.stack(pooled_inner), t.folds))
+        models = mean_of_models(np.stack(each))
+        return sharpness(models, mean_of_models(models), self.trials[0].answers)
 
     def _models(self, reader: Reader, config: ProbeConfig) -> dict[int, Fit]:
         """The models of every fold and repeat at each depth of a reader."""
@@ -173,12 +179,12 @@ class CrossFitted:
                     blocks,
                     self.answers,
                     self.present,
-                    t.folds,
+                    folds,
                     reader.l2,
                     tolerance=config.tolerance,
                     family=reader.family,
                 )
-                for t in self.trials
+                for folds in self.deals
             ]
             names = [f.name for f in fields(fits[0])]  # type: ignore[arg-type]
             found[depth] = type(fits[0])(**{n: torch.cat([getattr(fit, n) for fit in fits]) for n in names})
@@ -187,12 +193,13 @@ class CrossFitted:
     def _candidates(self, losses: np.ndarray, admitted: Sequence[int]) -> list[Candidate]:
         """Scores of every reader, the mean over the repeats."""
         result = []
+        shares = [t.shares[t.folds, np.arange(len(t.folds))] for t in self.trials]
         for number in admitted:
             reader = self.trials[0].plan.readers[number]
             accuracies, eces = [], []
-            for t in self.trials:
-                probs = softmax_rows(t.outer(reader) / t.losses.temperatures[number])
-                hits = probs.argmax(1) == self.answers
+            for t, own in zip(self.trials, shares, strict=True):
+                probs = softmax_rows(fill(t.outer(reader) / t.losses.temperatures[number], own))
+                hits = probs.argmax(1) == t.answers
                 accuracies.append(hits.mean())
                 eces.append(expected_calibration_error(probs.max(1), hits))
             nll = float(losses[number].mean())
@@ -204,23 +211,33 @@ class CrossFitted:
 
 @dataclass(frozen=True, kw_only=True)
 class _Picked:
-    """What was chosen: one reader of weight 1, or several members of a stack."""
+    """What was chosen: one reader of weight 1, or several members of a stack, and their own temperatures."""
 
     weights: Mapping[Member, float]
+    temperatures: Mapping[Member, float]
 
     @property
     def readers(self) -> tuple[Reader, ...]:
         return tuple(m for m in self.weights if isinstance(m, Reader))
 
-    def pool(self, said: Mapping[Member, np.ndarray]) -> np.ndarray:
-        """(n, K) logits of the whole from (n, K) logits of each member."""
-        each = np.stack([said[m] for m in self.weights]).astype(np.float64)
-        return pooled(np.array(list(self.weights.values())), each)
+    def pool(self, said: Mapping[Member, np.ndarray], shares: np.ndarray) -> np.ndarray:
+        """(n, K) logits of the whole from (n, K) logits of each member; -inf for a class that no reader saw.
+
+        Of a class that some readers saw, a letter that is rare among options, the others say what ``shares`` gives.
+        """
+        each = [fill(said[m], shares, self.temperatures[m]) for m in self.weights]
+        total = pooled(np.array(list(self.weights.values())), np.stack(each).astype(np.float64))
+        return np.where(_seen(said), total, -np.inf)
+
+
+def _seen(said: Mapping[Member, np.ndarray]) -> np.ndarray:
+    """(n, K) bool: options that some reader saw; the teacher's words have seen nothing, and rank them all."""
+    return np.asarray(np.any([np.isfinite(z) for m, z in said.items() if isinstance(m, Reader)], axis=0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Outside:
-    """What one repeat's nested choice gave: (n, K) calibrated logits, and the readers of each fold."""
+    """What one repeat's nested choice gave: (m, K) calibrated logits, and the readers of each fold."""
 
     honest: np.ndarray
     readers: tuple[tuple[Reader, ...], ...]
@@ -228,7 +245,7 @@ class _Outside:
 
 def _choose_nested(trials: Trials, admitted: Sequence[int], config: ProbeConfig) -> _Outside:
     """Choose for each fold by the others alone, and predict it."""
-    answers, folds = trials.answers, trials.folds
+    answers, folds, shares = trials.answers, trials.folds, trials.shares
     honest = np.empty(trials.outer(trials.plan.readers[0]).shape)
     readers = []
     for f in range(int(folds.max()) + 1):
@@ -237,9 +254,10 @@ def _choose_nested(trials: Trials, admitted: Sequence[int], config: ProbeConfig)
             m: trials.predictions(m) for m in _members(trials, trials.losses.inner[f][:, seen], admitted, config)
         }
         inside = {m: p.inner[f, 0][seen] for m, p in members.items()}
-        picked = _stack_or_single(inside, answers[seen], folds[seen])
-        fitted = calibrate(picked.pool(inside), answers[seen], folds[seen])
-        honest[held] = fitted.apply(picked.pool({m: p.outer[0][held] for m, p in members.items()}))
+        picked = _stack_or_single(inside, answers[seen], folds[seen], shares[f, seen])
+        fitted = calibrate(picked.pool(inside, shares[f, seen]), answers[seen], folds[seen])
+        outside = picked.pool({m: p.outer[0][held] for m, p in members.items()}, shares[f, held])
+        honest[held] = fill(fitted.apply(outside), shares[f, held])
         readers.append(picked.readers)
     return _Outside(honest=honest, readers=tuple(readers))
 
@@ -257,7 +275,9 @@ def _members(trials: Trials, losses: np.ndarray, admitted: Sequence[int], config
     return tuple(dict.fromkeys((best, *rest, *trials.words)))
 
 
-def _stack_or_single(said: Mapping[Member, np.ndarray], answers: np.ndarray, folds: np.ndarray) -> _Picked:
+def _stack_or_single(
+    said: Mapping[Member, np.ndarray], answers: np.ndarray, folds: np.ndarray, shares: np.ndarray
+) -> _Picked:
     """The first member, or the stack of all when its cross-validated log-loss is clearly lower.
 
     Where the best reader knows hardly more than nothing there is nothing to add up, and weights are noise.
@@ -266,14 +286,19 @@ def _stack_or_single(said: Mapping[Member, np.ndarray], answers: np.ndarray, fol
         said: (n, K) out-of-fold logits of the best reader, then of what it may be stacked with.
         answers: (n,).
         folds: (n,).
+        shares: (n, K) probabilities of classes that the rows' models never saw.
     """
     members = tuple(said)
     best = members[0]
-    single = _Picked(weights={best: 1.0})
-    if len(members) == 1:
+    temperatures = {m: float(seen_temperature(said[m][None], answers, shares)[0]) for m in members}
+    single = _Picked(weights={best: 1.0}, temperatures=temperatures)
+    seen = _seen(said)
+    # Who saw nothing of a row's class has no say in whether others did better.
+    rows = seen[np.arange(len(answers)), answers]
+    if len(members) == 1 or not rows.any():
         return single
-    scale = {m: 1 / float(fit_temperature(said[m], answers)) for m in members}
-    each = np.stack([said[m] * scale[m] for m in members]).astype(np.float64)
+    each = np.stack([np.where(seen, fill(said[m] / temperatures[m], shares), -np.inf) for m in members])
+    each, answers, folds = each[:, rows].astype(np.float64), answers[rows], folds[rows]
     alone = stack_losses(each[:1], answers, folds)
     knowing_nothing = np.log(np.isfinite(each[0]).sum(1))
     if not wins(alone, knowing_nothing, errors=STACK_SIGNAL):
@@ -281,11 +306,14 @@ def _stack_or_single(said: Mapping[Member, np.ndarray], answers: np.ndarray, fol
     if not wins(stack_losses(each, answers, folds), alone, errors=STACK_LEAD):
         return single
     weights = dict(zip(members, pool_weights(each, answers), strict=True))
-    return _Picked(weights={m: float(w * scale[m]) for m, w in weights.items() if w > LEAST_WEIGHT or m == best})
+    kept = {m: float(w / temperatures[m]) for m, w in weights.items() if w > LEAST_WEIGHT or m == best}
+    return _Picked(weights=kept, temperatures=temperatures)
 
 
 def soft_labels(probe: Probe, states: States) -> SoftTargets:
-    """Targets of the labelled rows (out-of-fold) and of every unlabelled row there are states for (mean of the folds).
+    """Targets of the labelled rows and of every unlabelled row there are states for (mean of the folds).
+
+    A labelled row's target is out of fold, or its gold label where no fold holds it out.
 
     Raises:
         DataError: train rows that the probe was not fitted with: they would get targets of a kind that is not theirs.
@@ -298,6 +326,12 @@ def soft_labels(probe: Probe, states: States) -> SoftTargets:
         raise DataError(
             f"{len(strange)} train rows, such as {strange[0]!r}, were not among the probe's labelled rows; fit the probe on this task"
         )
-    honest = [row[np.isfinite(row)] for row in (probe.honest[place[row_id]] for row_id in labelled)]
-    pooled_logits = probe.logits(states, pool) if pool else []
-    return cross_fitted_targets(labelled, honest, [int(probe.folds[place[i]]) for i in labelled], pool, pooled_logits)
+    said = labelled_logits(probe.honest, probe.answers, probe.folds)
+    rows = [place[row_id] for row_id in labelled]
+    return cross_fitted_targets(
+        labelled,
+        [said[i] for i in rows],
+        [int(probe.folds[i]) for i in rows],
+        pool,
+        probe.logits(states, pool) if pool else [],
+    )

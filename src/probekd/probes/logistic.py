@@ -19,6 +19,7 @@ from torch import Tensor
 from probekd.probes.estimator import KWayEstimator, Linear, OptionEstimator
 from probekd.probes.features import Features, LinearFit, raw_fit, repeat_strengths
 from probekd.probes.lbfgs import Preconditioner, minimise
+from probekd.probes.unseen import NEVER, class_counts
 
 
 def solve(
@@ -88,6 +89,10 @@ def solve(
         return loss, torch.cat([*parts, total.T], dim=1) if bias else parts[0]
 
     start = torch.zeros(sets * count, d * outputs + bias, dtype=features.dtype)
+    if bias:
+        # A class that a training set does not have takes no part: no gradient moves it from there.
+        unseen = torch.as_tensor(class_counts(answers, train, classes) == 0)
+        start[:, d * outputs :][unseen.repeat_interleave(count, dim=0)] = NEVER
     points = minimise(
         objective,
         start,

@@ -26,7 +26,7 @@ def solve(features: Features, answers: np.ndarray, train: np.ndarray) -> LinearF
     for t, rows in enumerate(weights):
         share, w[t], _ = products(features, answers, rows, mean[t], scale[t], square=False)
         if not features.options:
-            share = share.clamp_min(0.5 / int(rows.sum()))  # a class may be missing from a training set
+            share = share.clamp_min(0.5 / int(rows.sum()))  # a class that is missing has no mean: nothing by nothing
             w[t] /= share
             b[t] = share.log() - 0.5 * (w[t] ** 2).sum(0)
     return raw_fit(features, w, b, mean, scale)

@@ -7,7 +7,7 @@ Not convex: used where it wins out-of-fold. Capacity is kept small because a lar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from probekd.probes.estimator import KWayEstimator, OptionEstimator, ProbeEstimator
 from probekd.probes.features import Features, StateBlocks, as_blocks
+from probekd.probes.unseen import NEVER, class_counts
 
 HIDDEN = 32
 STEPS = 300
@@ -24,12 +25,19 @@ LEARNING_RATE = 3e-3
 
 @dataclass(frozen=True, kw_only=True)
 class MLPFit:
-    """P networks on raw features: (P, d, h), (P, h), (P, h, outputs), (P, outputs)."""
+    """P networks on raw features: (P, d, h), (P, h), (P, h, outputs), (P, outputs).
+
+    ``bias_out`` is -inf for a class that a network never saw.
+    """
 
     weight_in: Tensor
     bias_in: Tensor
     weight_out: Tensor
     bias_out: Tensor
+
+    def without(self, unseen: Tensor) -> MLPFit:
+        """The same, but that classes marked in (P, outputs) bool are never said."""
+        return replace(self, bias_out=self.bias_out.masked_fill(unseen, -torch.inf))
 
     def logits(self, states: np.ndarray | StateBlocks) -> np.ndarray:
         """(P, n, K) float32 from (n, d), or (P, n, k) from (n, k, d)."""
@@ -63,7 +71,8 @@ def solve(
         features: Of all rows.
         answers: (n,) gold indices.
         train: (T, n) bool.
-        folds: (n,) folds of the rows; the first fold of a training set is what it is stopped on and not fitted to.
+        folds: (n,) folds of the rows; the first fold of a training set is what it is stopped on and not fitted to. Rows
+            of fold -1, which are the only ones of their class, are always fitted to.
         strengths: S values of l2, on both layers.
         hidden: Width of the hidden layer.
         seed: Of the first weights, the same for every problem.
@@ -71,7 +80,9 @@ def solve(
     sets, count, d, outputs = len(train), len(strengths), features.d, features.outputs
     problems = sets * count
     weights = torch.as_tensor(train)
-    held = torch.as_tensor(np.stack([rows & (folds == folds[rows].min()) for rows in train]))
+    held = torch.as_tensor(
+        np.stack([rows & (folds == folds[rows & (folds >= 0)].min(initial=folds.max())) for rows in train])
+    )
     fitted, held = (_shares(m, features).repeat_interleave(count, dim=0) for m in (weights & ~held, held))
     mean, scale = (m.repeat_interleave(count, dim=0) for m in features.moments(weights))
     l2 = torch.tensor(tuple(strengths), dtype=features.dtype).repeat(sets)
@@ -84,6 +95,9 @@ def solve(
         0.1 * second.repeat(problems, 1, 1),
         torch.zeros(problems, 1, outputs, dtype=features.dtype),
     ]
+    if not features.options:
+        unseen = torch.as_tensor(class_counts(answers, train, outputs) == 0).repeat_interleave(count, dim=0)
+        parameters[3][unseen[:, None]] = NEVER
     for p in parameters:
         p.requires_grad_()
     x = torch.cat([block for _, block in features.blocks()])

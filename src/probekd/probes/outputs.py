@@ -18,8 +18,9 @@ from probekd.probes.calibrate import Calibration, log_softmax
 from probekd.probes.choose import Choice, choose
 from probekd.probes.crossfit import CrossFit, concatenate, crossfit, fit_folds, untrained
 from probekd.probes.features import LinearFit
+from probekd.probes.unseen import class_counts, fill, mean_of_models, unseen_shares
 from probekd.states import States
-from probekd.targets import SoftTargets, cross_fitted_targets, softmax
+from probekd.targets import SoftTargets, cross_fitted_targets, labelled_logits, softmax
 from probekd.tasks.base import Example
 
 PRIOR = "label_prior"
@@ -44,10 +45,11 @@ class OutputReadout:
         matrix: (K, K) that the label tokens' log-probabilities go through; None where they do not.
         prior: (K,) subtracted from the logits: the mean log-probability of each label, or minus the affine map's bias;
             zeros where nothing is.
-        ids: Labelled rows, in the order of ``honest``.
-        honest: (n, K) calibrated logits of labelled rows; readout and temperature of a fold were chosen without it.
-        folds: (n,).
-        scores: ``name -> scores`` of every candidate with its temperature, over labelled rows.
+        ids: Labelled rows.
+        answers: (n,).
+        folds: (n,); -1 for rows that no fold holds out.
+        honest: (m, K) calibrated logits of the other rows; readout and temperature of a fold were chosen without it.
+        scores: ``name -> scores`` of every candidate with its temperature, over those m rows.
     """
 
     name: str
@@ -56,8 +58,9 @@ class OutputReadout:
     matrix: np.ndarray | None
     prior: np.ndarray
     ids: tuple[str, ...]
-    honest: np.ndarray
+    answers: np.ndarray
     folds: np.ndarray
+    honest: np.ndarray
     scores: dict[str, Scores]
 
     def logits(self, states: States, ids: Sequence[str]) -> list[np.ndarray]:
@@ -65,33 +68,43 @@ class OutputReadout:
         counts = states.column(self.layout, "num_options", ids)
         width = max(len(self.prior), *counts)
         raw = raw_logits(states, self.name, ids, counts, width)
-        if self.matrix is not None:
-            raw = log_softmax(raw) @ self.matrix
         # A pool or test row may have a label that no labelled row had; nothing is known of its prior.
         prior = np.pad(self.prior, (0, width - len(self.prior)))
-        return [self.calibration.apply(row[:k] - prior[:k]) for row, k in zip(raw, counts, strict=True)]
+        if self.matrix is None:
+            return [self.calibration.apply(row[:k] - prior[:k]) for row, k in zip(raw, counts, strict=True)]
+        # The map was learned, and not for labels that no row had.
+        learned = class_counts(self.answers, np.ones((1, len(self.ids)), dtype=bool), width)
+        said = np.where(learned > 0, log_softmax(raw) @ self.matrix - prior, -np.inf)
+        return list(fill(self.calibration.apply(said), unseen_shares(learned, np.isfinite(raw))))
 
     @property
     def out_of_fold(self) -> list[np.ndarray]:
-        """Distribution of each labelled row; readout and temperature were chosen without its fold."""
+        """Distribution of each row of ``honest``; readout and temperature were chosen without its fold."""
         return [softmax(row[np.isfinite(row)]) for row in self.honest]
 
     def targets(self, states: States) -> SoftTargets:
         """Soft labels of the labelled rows and the pool, from words alone."""
         place = {row_id: i for i, row_id in enumerate(self.ids)}
         labelled, pool = states.ids(self.layout, "train"), states.ids(self.layout, "unlabelled")
-        honest = [row[np.isfinite(row)] for row in (self.honest[place[row_id]] for row_id in labelled)]
-        pooled = self.logits(states, pool) if pool else []
-        return cross_fitted_targets(labelled, honest, [int(self.folds[place[i]]) for i in labelled], pool, pooled)
+        rows = [place[row_id] for row_id in labelled]
+        said = labelled_logits(self.honest, self.answers, self.folds)
+        return cross_fitted_targets(
+            labelled,
+            [said[i] for i in rows],
+            [int(self.folds[i]) for i in rows],
+            pool,
+            self.logits(states, pool) if pool else [],
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for ``from_json``."""
         return {
-            **{k: v for k, v in vars(self).items() if k not in ("calibration", "matrix", "prior", "honest", "folds")},
+            **{k: v for k, v in vars(self).items() if k not in ("calibration", "honest")},
             "matrix": None if self.matrix is None else self.matrix.tolist(),
             "prior": self.prior.tolist(),
             "scale": self.calibration.scale.tolist(),
             "shift": self.calibration.shift.tolist(),
+            "answers": self.answers.tolist(),
             "folds": self.folds.tolist(),
             "honest": [row[np.isfinite(row)].tolist() for row in self.honest],
         }
@@ -105,6 +118,7 @@ class OutputReadout:
             "calibration": Calibration(scale=np.array(value["scale"]), shift=np.array(value["shift"])),
             "matrix": None if value["matrix"] is None else np.array(value["matrix"]),
             "prior": np.array(value["prior"]),
+            "answers": np.array(value["answers"]),
             "folds": np.array(value["folds"]),
             "honest": honest,
             "ids": tuple(value["ids"]),
@@ -133,28 +147,36 @@ class _Tried:
 
 
 def fit_outputs(states: States, examples: Sequence[Example], folds: np.ndarray) -> OutputReadout:
-    """Choose the best output readout by out-of-fold log-loss, each with its own temperature."""
+    """Choose the best output readout by out-of-fold log-loss, each with its own temperature.
+
+    Args:
+        states: What the teacher said of the labelled rows.
+        examples: The labelled rows.
+        folds: (n,); rows of fold -1 train the affine map and are not scored.
+    """
     counts = [len(e.options) for e in examples]
     width, ids = max(counts), [e.id for e in examples]
-    answers = np.array([e.answer for e in examples])
+    answers, scored = np.array([e.answer for e in examples]), folds >= 0
+    own = folds[scored]
     tried: list[_Tried] = []
     for name in readout_names(states):
         if name == PRIOR:
-            fits = untrained(prior_logits(counts, answers, folds, width)[None], folds)
+            fits = untrained(prior_logits(counts, answers, folds, width)[None, scored], own)
             tried.append(_Tried(name=name, fits=fits, prior=-np.log(np.bincount(answers, minlength=width) + 1.0)))
             continue
         raw = raw_logits(states, name, ids, counts, width)
-        tried.append(_Tried(name=name, fits=untrained(raw[None], folds), prior=np.zeros(width)))
+        tried.append(_Tried(name=name, fits=untrained(raw[None, scored], own), prior=np.zeros(width)))
         if name == "label_token":
             prior = _mean_log_probability(raw)
-            tried.append(_Tried(name=f"{name}, prior removed", fits=untrained((raw - prior)[None], folds), prior=prior))
+            fits = untrained((raw - prior)[None, scored], own)
+            tried.append(_Tried(name=f"{name}, prior removed", fits=fits, prior=prior))
             # A map between labels means something only where they are the same in every row, those to come included.
             if len({e.options for e in examples}) == 1 and len(np.unique(answers)) > 1:
                 tried += _affine(name, log_softmax(raw), answers, folds)
-    choice: Choice = choose(concatenate([t.fits for t in tried]), answers, folds)
+    choice: Choice = choose(concatenate([t.fits for t in tried]), answers[scored], own)
     best = tried[choice.chosen]
     scores = {
-        t.name: score([softmax(row[:k] / T) for row, k in zip(t.fits.outer[0], counts, strict=True)], answers.tolist())
+        t.name: score([softmax(row[np.isfinite(row)] / T) for row in t.fits.outer[0]], answers[scored].tolist())
         for t, T in zip(tried, choice.temperatures, strict=True)
     }
     return OutputReadout(
@@ -164,8 +186,9 @@ def fit_outputs(states: States, examples: Sequence[Example], folds: np.ndarray) 
         matrix=best.matrix,
         prior=best.prior,
         ids=tuple(ids),
-        honest=choice.honest,
+        answers=answers,
         folds=folds,
+        honest=choice.honest,
         scores=scores,
     )
 
@@ -179,7 +202,8 @@ def _affine(name: str, logp: np.ndarray, answers: np.ndarray, folds: np.ndarray)
     for number, l2 in enumerate(AFFINE_L2):
         models = fit_folds(x, answers, everything, folds, l2, tolerance=AFFINE_TOLERANCE)
         assert isinstance(models, LinearFit)
-        weight, bias = models.weight.mean(0).double().numpy(), models.bias.mean(0).double().numpy()
+        weight, bias = models.weight.mean(0).double().numpy(), mean_of_models(models.bias[:, None].double().numpy())[0]
+        bias = np.where(np.isfinite(bias), bias, 0.0)
         found.append(_Tried(name=f"{name}, affine (l2 {l2:g})", fits=fits.one(number), prior=-bias, matrix=weight))
     return found
 

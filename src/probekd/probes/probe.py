@@ -19,6 +19,7 @@ from probekd.probes.calibrate import Calibration
 from probekd.probes.families import Fit, fit_from_arrays
 from probekd.probes.outputs import WORDS_LAYOUT, raw_logits
 from probekd.probes.reader import Candidate, Reader
+from probekd.probes.unseen import class_counts, fill, mean_of_models, unseen_shares
 from probekd.states import States
 from probekd.targets import softmax
 
@@ -35,6 +36,8 @@ class Probe:
         task_kind: Kind of the task it was trained on.
         readers: What the labelled rows chose: one reader, or several that are added up.
         weights: (J,) of the readers' logits.
+        temperatures: (J,) of the readers' own out-of-fold logits, at which a reader that never saw a class says of it
+            what ``unseen_shares`` gives; where no reader saw it, the whole says so once calibrated.
         words: Weights of the raw logits of output readouts, by name: a stack may listen to the teacher's words too.
         fits: For each reader the fold models of each of its depths.
         calibration: Fitted on out-of-fold logits.
@@ -42,9 +45,11 @@ class Probe:
         teacher: Fingerprint and size of the teacher whose states it reads.
         ids: Labelled rows.
         answers: (n,) their gold indices.
-        folds: (n,) their folds (of the first repeat).
-        honest: (n, K) calibrated logits, -inf beyond a row's options; the readers of a fold were chosen without it.
-        uncalibrated: (n, K) the chosen readers' out-of-fold logits before calibration.
+        folds: (n,) their folds (of the first repeat); -1 for rows that are the only ones of their class, which train every
+            model and are not scored.
+        honest: (m, K) calibrated logits of the scored rows, -inf beyond a row's options; the readers of a fold were
+            chosen without it.
+        uncalibrated: (m, K) the chosen readers' out-of-fold logits before calibration.
         fold_readers: The readers chosen for each fold, of each repeat.
         candidates: Every reader tried.
     """
@@ -52,6 +57,7 @@ class Probe:
     task_kind: str
     readers: tuple[Reader, ...]
     weights: tuple[float, ...]
+    temperatures: tuple[float, ...]
     words: Mapping[str, float]
     fits: tuple[Mapping[int, Fit], ...]
     calibration: Calibration
@@ -85,8 +91,20 @@ class Probe:
         """Layouts that the output readouts of a stack are read in."""
         return tuple(dict.fromkeys(WORDS_LAYOUT[name.split(",")[0]] for name in self.words))
 
+    @property
+    def scored(self) -> np.ndarray:
+        """(n,) bool: the labelled rows that a fold holds out."""
+        return np.asarray(self.folds >= 0)
+
+    @property
+    def scored_answers(self) -> np.ndarray:
+        """(m,) gold indices of the rows of ``honest``."""
+        return np.asarray(self.answers[self.scored])
+
     def logits(self, states: States, ids: Sequence[str]) -> list[np.ndarray]:
         """Calibrated logits (k_i,) of rows that the probe was not trained on: the mean of the fold models.
+
+        A class that no labelled row has gets what ``unseen_shares`` gives it.
 
         Raises:
             StoreError: the states come from another teacher than the probe's.
@@ -102,31 +120,42 @@ class Probe:
 
     def _some_logits(self, states: States, ids: Sequence[str]) -> list[np.ndarray]:
         counts = states.column(self.readers[0].layout, "num_options", ids)
-        total = np.zeros((len(ids), max(counts)))
-        for reader, weight, fits in zip(self.readers, self.weights, self.fits, strict=True):
+        width = max(counts)
+        present = np.arange(width) < np.array(counts)[:, None]
+        everything = np.ones((1, len(self.ids)), dtype=bool)
+        shares = unseen_shares(class_counts(self.answers, everything, width)[:, :width], present)
+        total = np.zeros((len(ids), width))
+        seen = np.zeros_like(present)
+        for reader, weight, temperature, fits in zip(
+            self.readers, self.weights, self.temperatures, self.fits, strict=True
+        ):
+            said = np.zeros_like(total)
             for depth, fit in fits.items():
-                said = fit.logits(states.blocks(reader.layout, reader.position, depth, ids)).mean(0)
-                # A row may have an option that no labelled row had; a K-way model that never saw a class gives it 0.
-                said = np.pad(said, ((0, 0), (0, max(0, total.shape[1] - said.shape[1]))))[:, : total.shape[1]]
-                total += weight / len(fits) * said
+                each = mean_of_models(fit.logits(states.blocks(reader.layout, reader.position, depth, ids)))[:, :width]
+                # A row may have an option that no labelled row had.
+                missing = ((0, 0), (0, width - each.shape[1]))
+                said += np.pad(each, missing, constant_values=-np.inf) / len(fits)
+            seen |= np.isfinite(said) & present
+            total += weight * np.where(present, fill(said, shares, temperature), 0.0)
         for name, weight in self.words.items():
             raw = raw_logits(states, name, ids, counts, total.shape[1])
             total += weight * np.where(np.isfinite(raw), raw, 0.0)
-        return [self.sharpness * self.calibration.apply(row[:k]) for row, k in zip(total, counts, strict=True)]
+        calibrated = fill(self.sharpness * self.calibration.apply(np.where(seen, total, -np.inf)), shares)
+        return [row[:k] for row, k in zip(calibrated, counts, strict=True)]
 
     @property
     def out_of_fold(self) -> list[np.ndarray]:
-        """Distribution of each labelled row from a probe that neither saw nor was chosen by it."""
+        """Distribution of each scored row from a probe that neither saw nor was chosen by it."""
         return [softmax(row[np.isfinite(row)]) for row in self.honest]
 
     @cached_property
     def scores(self) -> Scores:
         """Out-of-fold scores on the labelled rows: an honest estimate, unlike the chosen candidate's own."""
-        return score(self.out_of_fold, self.answers.tolist())
+        return score(self.out_of_fold, self.scored_answers.tolist())
 
     @cached_property
     def before_calibration(self) -> list[np.ndarray]:
-        """Distribution of each labelled row by the chosen readers, from logits that no calibration has touched."""
+        """Distribution of each scored row by the chosen readers, from logits that no calibration has touched."""
         return [softmax(row[np.isfinite(row)]) for row in self.uncalibrated]
 
     @cached_property
@@ -137,13 +166,15 @@ class Probe:
     @cached_property
     def where_chosen(self) -> Scores:
         """Scores of the chosen readers on the rows that chose them: too good, by how much ``scores`` says."""
-        return score(self.after_calibration, self.answers.tolist())
+        return score(self.after_calibration, self.scored_answers.tolist())
 
     def describe(self) -> list[dict[str, Any]]:
         """The readers with their depths and weights."""
         return [
-            {**vars(reader), "depths": list(fits), "weight": weight}
-            for reader, weight, fits in zip(self.readers, self.weights, self.fits, strict=True)
+            {**vars(reader), "depths": list(fits), "weight": weight, "temperature": temperature}
+            for reader, weight, temperature, fits in zip(
+                self.readers, self.weights, self.temperatures, self.fits, strict=True
+            )
         ]
 
     def save(self, directory: Path, summary: Mapping[str, Any] | None = None) -> None:
@@ -179,6 +210,7 @@ class Probe:
                 "depths": self.teacher["blocks"],
                 "folds": int(self.folds.max()) + 1,
                 "labelled": len(self.ids),
+                "scored": len(self.honest),
                 "teacher": dict(self.teacher),
                 "ids": list(self.ids),
                 "optimism": {
@@ -213,6 +245,7 @@ class Probe:
             task_kind=meta["task_kind"],
             readers=tuple(readers),
             weights=tuple(entry["weight"] for entry in meta["readers"]),
+            temperatures=tuple(entry["temperature"] for entry in meta["readers"]),
             words=meta["words"],
             fits=tuple(fits),
             calibration=Calibration(

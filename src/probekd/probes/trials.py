@@ -81,9 +81,9 @@ class Trials:
         plan: The readers.
         fits: For each view and depth the candidates of all strengths.
         losses: Of ``plan.readers``.
-        words: (n, K) raw logits of each output readout.
-        answers: (n,).
-        folds: (n,).
+        words: (m, K) raw logits of each output readout.
+        answers: (m,) of the rows that a fold holds out.
+        folds: (m,).
     """
 
     plan: Plan
@@ -93,6 +93,12 @@ class Trials:
     answers: np.ndarray
     folds: np.ndarray
 
+    @property
+    def shares(self) -> np.ndarray:
+        """(F, m, K) of every K-way reader, which all learn from the same rows: see ``CrossFit.unseen``."""
+        each = [fit for view in self.fits.values() for fit in view.values()]
+        return next((fit for fit in each if fit.unseen is not None), each[0]).shares
+
     def predictions(self, member: Member) -> CrossFit:
         """Predictions of one reader or output readout, C = 1."""
         if isinstance(member, str):
@@ -100,7 +106,7 @@ class Trials:
         return average([fit.one(which) for fit, which in self._parts(member)])
 
     def outer(self, member: Member) -> np.ndarray:
-        """(n, K) out-of-fold logits of one reader or output readout."""
+        """(m, K) out-of-fold logits of one reader or output readout."""
         if isinstance(member, str):
             return self.words[member]
         return np.asarray(np.mean([fit.outer[which] for fit, which in self._parts(member)], axis=0))
@@ -137,7 +143,8 @@ def run_trials(
     config: ProbeConfig,
     progress: Progress,
 ) -> Trials:
-    """Cross-fit every reader; ``progress`` is told each depth of each view."""
+    """Cross-fit every reader on n rows, m of which a fold holds out; ``progress`` is told each depth of each view."""
+    scored = folds >= 0
     fits: dict[View, dict[int, CrossFit]] = {}
     losses: list[RowLosses] = []
     for view, depths in what.depths.items():
@@ -157,5 +164,12 @@ def run_trials(
         for window in windows_of(config, len(depths)):
             for depth in depths:
                 near = average([fits[view][d] for d in neighbours(depths, depth, window)])
-                losses.append(row_losses(near, answers, folds))
-    return Trials(plan=what, fits=fits, losses=join(losses), words=words, answers=answers, folds=folds)
+                losses.append(row_losses(near, answers[scored], folds[scored]))
+    return Trials(
+        plan=what,
+        fits=fits,
+        losses=join(losses),
+        words={name: said[scored] for name, said in words.items()},
+        answers=answers[scored],
+        folds=folds[scored],
+    )

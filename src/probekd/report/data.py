@@ -128,7 +128,7 @@ class ProbeRecord:
     reader: Reader
     depths: int
     folds: int
-    labelled: int
+    scored: int
     out_of_fold: Mapping[str, Figures]
     output_readouts: tuple[Figures, ...]
     optimism: Optimism

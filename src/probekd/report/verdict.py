@@ -138,14 +138,14 @@ def judge(run: RunData) -> Verdict:
         headline=_contradiction(gate)
         if better
         else HEADLINES.get(gate.verdict, f"The gate's verdict: {gate.verdict}."),
-        evidence=_evidence(gate, run.probe.labelled, run.config.student.method),
+        evidence=_evidence(gate, run.probe.scored, run.config.student.method),
         advice=_overruled(run, better) if better else ADVICE.get(gate.verdict, ""),
         standing=standing,
         students=tuple(sentences),
     )
 
 
-def _evidence(gate: Gate, labelled: int, method: str) -> str:
+def _evidence(gate: Gate, scored: int, method: str) -> str:
     versus = lower_first(who_words(gate.versus, method))
     parts = [difference_words(gate.metric, gate.difference, gate.ci)]
     if gate.accuracy_difference is not None and gate.accuracy_ci is not None:
@@ -153,7 +153,7 @@ def _evidence(gate: Gate, labelled: int, method: str) -> str:
     clear = (
         "" if not gate.ci[0] <= 0 <= gate.ci[1] else " The first interval holds zero, so there is no clear difference."
     )
-    return f"Out of fold on {labelled:,} labelled rows, the probe has {' and '.join(parts)} than the {versus}.{clear}"
+    return f"Out of fold on {scored:,} labelled rows, the probe has {' and '.join(parts)} than the {versus}.{clear}"
 
 
 def _contradiction(gate: Gate) -> str:
