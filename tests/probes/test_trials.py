@@ -139,7 +139,7 @@ def test_saved_and_loaded_it_says_the_same_and_file_order_and_test_rows_do_not_m
         each = [fit.logits(states.read(reader.layout, reader.position, d, test)) for d, fit in fits.items()]
         assert all(len(e) == 3 * config.repeats for e in each)
         expected += weight * np.mean(each, axis=(0, 1))
-    np.testing.assert_allclose(said, probe.calibration.apply(expected), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(said, probe.sharpness * probe.calibration.apply(expected), rtol=1e-4, atol=1e-4)
     for layout, (positions, depths) in probe.needs.items():
         own = [(r, f) for r, f in zip(probe.readers, probe.fits, strict=True) if r.layout == layout]
         assert set(positions) == {r.position for r, _ in own} and set(depths) == {d for _, f in own for d in f}
