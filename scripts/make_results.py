@@ -288,6 +288,14 @@ def pass_table(result: dict[str, Any]) -> str:
     )
 
 
+def whole_task_table(result: dict[str, Any]) -> str:
+    """A benchmark read whole, in one sentence."""
+    return (
+        f"All {result['rows']:,} rows of {result['task']}, in {len({s['layout'] for s in result['stores']})} layouts and at every "
+        f"depth: {result['tokens']:,} prompt tokens in {result['seconds'] / 60:.1f} minutes, {result['bytes'] / 2**30:.1f} GiB on disk."
+    )
+
+
 # The results that are not those of a run; ``NAME.PART`` shows another part of a file.
 TABLES: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "readers": readers_table,
@@ -297,6 +305,7 @@ TABLES: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "simulations": simulations_table,
     "probes": benchmark_table,
     "scale": pass_scale_table,
+    "whole_task": whole_task_table,
     "large_teacher": large_teacher_table,
     "teacher_pass": pass_table,
 }
