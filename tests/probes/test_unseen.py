@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from probekd.probes.choose import choose
 from probekd.probes.crossfit import crossfit
 from probekd.probes.families import Problem, solve, strengths_of
 from probekd.probes.features import Features
+from probekd.probes.lbfgs import Objective, minimise
 from probekd.probes.unseen import class_counts, fill, mean_of_models, seen_temperature, unseen_shares
 
 FAMILIES = ("logistic", "ridge", "mass_mean", "low_rank", "mlp")
@@ -148,7 +150,7 @@ def fitted(family: str, states: np.ndarray, answers: np.ndarray, train: np.ndarr
     """(T * S, n, classes) logits."""
     features = Features(states, np.ones((len(states), classes), dtype=bool), torch.float64)
     strengths = strengths_of(family, (0.03, 0.3))  # type: ignore[arg-type]
-    folds = np.arange(len(states)) // classes % 3
+    folds = np.random.default_rng(9).permutation(len(states)) % 3
     what = Problem(features=features, answers=answers, train=train, folds=folds, strengths=strengths, tolerance=1e-7)
     return solve(family, what).logits(states)  # type: ignore[arg-type]
 
@@ -172,6 +174,38 @@ def test_the_others_are_said_as_if_there_were_no_such_class(family: str) -> None
     np.testing.assert_allclose(
         log_softmax(lacking[:, rows, :-1], axis=2), log_softmax(alone, axis=2), rtol=1e-3, atol=1e-3
     )
+
+
+def test_a_network_is_trained_as_if_there_were_no_such_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = torch.randn
+
+    def cut(rows: int, columns: int, **options: Any) -> torch.Tensor:
+        """First weights that a further column leaves as they are."""
+        return original(rows, 64, **options)[:, :columns]
+
+    monkeypatch.setattr(torch, "randn", cut)
+    states, answers, train = problem(4, absent=3)
+    rows = train[1]
+    every = np.ones((1, rows.sum()), dtype=bool)
+    four, three = (fitted("mlp", states[rows], answers[rows], every, classes) for classes in (4, 3))
+    np.testing.assert_allclose(log_softmax(four[..., :3], axis=2), log_softmax(three, axis=2), rtol=1e-4, atol=1e-4)
+
+
+def test_no_step_is_spent_on_a_class_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def counted(objective: Objective, start: torch.Tensor, **options: Any) -> torch.Tensor:
+        return minimise(lambda points, which: (looks.append(len(which)), objective(points, which))[1], start, **options)
+
+    monkeypatch.setattr("probekd.probes.logistic.minimise", counted)
+    states, answers, _ = problem(10, absent=3, d=12)
+    rows = answers < 5
+    found = []
+    for classes in (5, 60):
+        looks.clear()
+        fitted("logistic", states[rows], answers[rows], np.ones((1, rows.sum()), dtype=bool), classes)
+        found.append(sum(looks))
+    assert found[1] < 1.3 * found[0], found
 
 
 def test_a_network_always_learns_from_rows_of_fold_minus_one() -> None:

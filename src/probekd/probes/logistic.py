@@ -46,9 +46,13 @@ def solve(
     absent = torch.where(features.present, 0.0, -torch.inf).to(features.dtype)
     d, outputs, classes = features.d, features.outputs, features.classes
     bias = 0 if features.options else outputs
+    # A class that a training set does not have takes no part: no gradient moves it from where it starts.
+    unseen = torch.as_tensor(class_counts(answers, train, classes) == 0).repeat_interleave(count, dim=0)
     # Mean eigenvalue of diag(p) - p p' across the classes, of each problem where it was last looked at.
     curvature = torch.ones(len(l2), dtype=features.dtype)
-    uniform = 1 - 1 / features.present.sum(1) if features.options else torch.full((features.n,), classes - 1.0)
+    # What it would be with even probabilities: (n, 1) by a row's options, or (1, problems) by a training set's classes.
+    options = 1 - 1 / features.present.sum(1, keepdim=True)
+    uniform = options if features.options else (classes - unseen.sum(1) - 1).clamp_min(1)[None]
 
     def objective(points: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
         m = len(which)
@@ -75,7 +79,8 @@ def solve(
             weight = share[which // count, rows].T  # (rows, m)
             loss = loss + ((norm[:, 0].log() - said) * weight).sum(0)
             p /= norm
-            bend += ((1 - (p**2).sum(1)) / uniform[rows, None] * weight).sum(0)
+            even = uniform[rows] if features.options else uniform[:, which]
+            bend += ((1 - (p**2).sum(1)) / even * weight).sum(0)
             p *= weight[:, None, :]
             p[at, gold[rows]] -= weight
             pulled += x.T @ p.view(-1, outputs * m)
@@ -90,9 +95,7 @@ def solve(
 
     start = torch.zeros(sets * count, d * outputs + bias, dtype=features.dtype)
     if bias:
-        # A class that a training set does not have takes no part: no gradient moves it from there.
-        unseen = torch.as_tensor(class_counts(answers, train, classes) == 0)
-        start[:, d * outputs :][unseen.repeat_interleave(count, dim=0)] = NEVER
+        start[:, d * outputs :][unseen] = NEVER
     points = minimise(
         objective,
         start,
