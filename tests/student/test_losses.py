@@ -110,7 +110,9 @@ def test_jensen_shannon_is_at_most_log_2() -> None:
 def test_reverse_kl_leaves_out_what_forward_kl_must_cover() -> None:
     """A target with two peaks: one of them alone costs reverse KL log 2, and forward KL far more."""
     two_peaks, one_peak = torch.tensor([[5.0, 5.0, -5.0]]), torch.tensor([[9.0, -9.0, -9.0]])
-    assert loss(one_peak, two_peaks, divergence=DIVERGENCES["reverse_kl"]).item() == pytest.approx(math.log(2), abs=1e-3)
+    assert loss(one_peak, two_peaks, divergence=DIVERGENCES["reverse_kl"]).item() == pytest.approx(
+        math.log(2), abs=1e-3
+    )
     assert loss(one_peak, two_peaks).item() > 5
 
 
@@ -177,7 +179,9 @@ def test_hidden_losses_equal_numpy() -> None:
     student, teacher = normal(2, 5, 7)
     by_row = zip(student.double().numpy(), teacher.double().numpy(), strict=True)
     wanted = np.array([(cosine(s, t), np.mean((s - t) ** 2)) for s, t in by_row]).T
-    for found, oracle in zip((HIDDEN_LOSSES[name](student, teacher) for name in ("cosine", "mse")), wanted, strict=True):
+    for found, oracle in zip(
+        (HIDDEN_LOSSES[name](student, teacher) for name in ("cosine", "mse")), wanted, strict=True
+    ):
         np.testing.assert_allclose(found, oracle, rtol=1e-4)
 
 

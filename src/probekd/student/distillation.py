@@ -85,6 +85,7 @@ def distill(
     calibration = choice.calibration if choice else None
     if watched.rows == "validation":
         calibration = calibrate_student(trained.logits, prepared.held_out.answers, watched.rows)
+    kind = prepared.kind
     info = StudentInfo(
         kind=task.kind,
         student_kind=config.kind,
@@ -92,7 +93,7 @@ def distill(
         prompt=kind.task.prompt,
         worked_examples=tuple(kind.task.rows(*kind.task.splits)),
         labels=task.labels,
-        max_length=prepared.kind.max_length,
+        max_length=kind.max_length,
         method=method,
         base_model=Path(model).name if Path(model).is_dir() else str(model),
         task=task.name,
@@ -106,7 +107,7 @@ def distill(
         history=trained.history,
         choice=choice.history if choice else (),
     )
-    return _save(prepared.kind, info, output_dir, root, config)
+    return _save(kind, info, output_dir, root, config)
 
 
 def _lessons(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import util
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
@@ -25,22 +22,6 @@ from probekd.student.trainer import HeldOut, StudentTrainer
 from probekd.teacher.load import quiet_transformers
 
 LOGGED_STEPS = 10
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Start torch from ``seed`` inside the block; after it, torch's, numpy's and Python's generators are as before.
-
-    Trainer seeds all three globally, which is not a library's to leave behind.
-    """
-    python, legacy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy)
 
 
 def fit(

@@ -71,11 +71,12 @@ class HiddenMatch(nn.Module):
             ConfigError: the network has no body whose states could be matched.
         """
         super().__init__()
-        body = getattr(network, "base_model", network)
-        if body is network or not hasattr(network.config, "hidden_size"):
+        adapted = network.get_base_model() if hasattr(network, "get_base_model") else network
+        body = getattr(adapted, "base_model", adapted)
+        if body is adapted or not hasattr(network.config, "hidden_size"):
             raise ConfigError(
-                f"hidden states cannot be matched for a student of type {type(network).__name__}; take one with a body "
-                "of transformer blocks (kind head)"
+                f"hidden states cannot be matched for a student of type {type(adapted).__name__}; take one with a body "
+                "of transformer blocks (student.kind: head)"
             )
         self.projection = nn.Linear(network.config.hidden_size, width)
         self.distance = HIDDEN_LOSSES[config.loss]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,22 @@ from probekd.student.logits import row_logits
 from probekd.student.objective import Objective
 from probekd.student.order import StepSampler
 from probekd.student.rows import TrainingRow, TrainingRows, collate
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Start torch from ``seed`` inside the block; after it, torch's, numpy's and Python's generators are as before.
+
+    Trainer seeds all three globally, which is not a library's to leave behind.
+    """
+    python, legacy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from probekd.config import StudentConfig
 from probekd.errors import DataError
 from probekd.progress import Progress
 from probekd.student.checkpoint import Checkpoints, trained_tensors
-from probekd.student.fit import fit, seeded
+from probekd.student.fit import fit
 from probekd.student.history import Epoch
 from probekd.student.kinds import StudentKind, kind_named
 from probekd.student.lessons import Lesson
@@ -24,7 +24,7 @@ from probekd.student.losses import DIVERGENCES
 from probekd.student.objective import HiddenMatch, Objective
 from probekd.student.processes import process_count
 from probekd.student.rows import TrainingRow
-from probekd.student.trainer import HeldOut
+from probekd.student.trainer import HeldOut, seeded
 from probekd.tasks.base import Example, Task
 from probekd.teacher.load import quiet_transformers
 
