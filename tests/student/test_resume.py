@@ -97,6 +97,23 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     assert {f.name for f in tmp_path.iterdir()} == {"calm", "cut"}
 
 
+def test_an_epoch_is_not_over_before_its_evaluation(
+    kinds: Task, config: StudentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = with_validation(kinds)
+    calm = train(task, config, tmp_path / "calm")
+
+    def stop(*_: object) -> float:
+        raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr("probekd.student.trainer.calibrated_log_loss", stop)
+        train(task, config, tmp_path / "cut")
+    seen = StopAt()
+    assert train(task, config, tmp_path / "cut", seen) == calm
+    assert seen.began == [11]
+
+
 def test_checkpoints_hold_nothing_that_could_run(kinds: Task, config: StudentConfig, tmp_path: Path) -> None:
     with pytest.raises(Stop):
         train(with_validation(kinds), config, tmp_path / "cut", StopAt(20))

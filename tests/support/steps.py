@@ -95,4 +95,4 @@ def record(model: Path, **options: Any) -> dict[str, torch.Tensor]:
 if __name__ == "__main__":
     found = record(Path(sys.argv[1]), **json.loads(sys.argv[3]))
     if is_main():
-        save_file(found, sys.argv[2])
+        save_file({**found, "processes": torch.tensor(torch.distributed.get_world_size())}, sys.argv[2])

@@ -29,6 +29,7 @@ class StudentCalibration:
         nll_after: Mean log-loss there at the temperature.
         ece_before: Expected calibration error there at temperature 1.
         ece_after: Expected calibration error there at the temperature.
+        folded: Whether the saved weights have been divided by it already (``fold.fold_temperature``).
     """
 
     temperature: float
@@ -38,6 +39,7 @@ class StudentCalibration:
     nll_after: float
     ece_before: float
     ece_after: float
+    folded: bool = False
 
 
 def student_temperature(logits: Sequence[np.ndarray], answers: np.ndarray) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from probekd.progress import Progress, Silent
 from probekd.student.calibration import calibrate_student
 from probekd.student.card import model_card
 from probekd.student.epochs import choose_epochs
+from probekd.student.fold import fold_temperature
 from probekd.student.history import mean_loss
 from probekd.student.holdout import choose_watched
 from probekd.student.kinds import StudentKind
@@ -26,6 +28,9 @@ from probekd.student.processes import is_main, process_count, wait_for_all
 from probekd.student.training import Job, prepare, run
 from probekd.targets import SoftTargets
 from probekd.tasks.base import Example, Task
+
+# On these the logits are compared before and after a temperature is folded into the weights.
+CHECKED_ROWS = 16
 
 
 def distill(
@@ -86,6 +91,9 @@ def distill(
     if watched.rows == "validation":
         calibration = calibrate_student(trained.logits, prepared.held_out.answers, watched.rows)
     kind = prepared.kind
+    if calibration is not None:
+        some = [row.encoded for row in prepared.rows[:CHECKED_ROWS]]
+        calibration = replace(calibration, folded=fold_temperature(kind, calibration.temperature, some))
     info = StudentInfo(
         kind=task.kind,
         student_kind=config.kind,

@@ -47,8 +47,7 @@ class StudentInfo:
         training_loss: Mean over all training steps.
         seed: Seed of the head, the order of rows and dropout.
         versions: Versions of probekd, torch and transformers.
-        calibration: Temperature, which ``predict_proba`` applies, and how it was found; None = there was nothing to fit
-            it on.
+        calibration: Its temperature and how it was found; None = there was nothing to fit it on.
         history: What each epoch of its training came to.
         choice: The same of the training that held labelled rows out to find how many epochs to take; empty = none did.
         format_version: Of this file.
@@ -77,8 +76,13 @@ class StudentInfo:
 
     @property
     def temperature(self) -> float:
-        """What logits are divided by."""
-        return self.calibration.temperature if self.calibration else 1.0
+        """What the network's logits are still to be divided by."""
+        return self.calibration.temperature if self.calibration and not self.calibration.folded else 1.0
+
+    @property
+    def sharpness(self) -> float:
+        """What the network's logits are to be multiplied by to be those that training left."""
+        return self.calibration.temperature if self.calibration and self.calibration.folded else 1.0
 
     def save(self, directory: Path) -> None:
         """Write ``probekd.json``."""
@@ -198,11 +202,14 @@ class Student:
         Raises:
             DataError: a row that does not fit ``max_length`` and cannot be cut.
         """
-        return [softmax(row / self.info.temperature) for row in self.logits(examples, batch_size=batch_size)]
+        return [softmax(row / self.info.temperature) for row in self._logits(examples, batch_size)]
 
     def logits(self, examples: Sequence[Example], *, batch_size: int = 64) -> list[np.ndarray]:
-        """What the network says of each row: float32 logits of shape (k_i,), not calibrated, in the order of ``examples``.
+        """Logits of each row before calibration: float32 of shape (k_i,), in the order of ``examples``.
 
         See ``predict_proba``.
         """
+        return [row * np.float32(self.info.sharpness) for row in self._logits(examples, batch_size)]
+
+    def _logits(self, examples: Sequence[Example], batch_size: int) -> list[np.ndarray]:
         return row_logits(self.model, self.model.encode(examples), batch_size=batch_size)
