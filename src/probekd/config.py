@@ -24,6 +24,9 @@ Family = Literal["logistic", "ridge", "mass_mean", "mlp", "low_rank"]
 Dtype = Literal["float32", "bfloat16"]
 Likelihood = Literal["sum", "per token", "per byte"]
 KindName = Literal["head", "label_token", "option_likelihood", "static", "cut"]
+DivergenceName = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
+HiddenLossName = Literal["cosine", "mse"]
+Tracker = Literal["trackio", "wandb", "mlflow", "tensorboard"]
 
 
 def _odd(value: int) -> int:
@@ -165,6 +168,28 @@ class LoraConfig(Section):
     """Names of the linear modules that get factors, such as [q_proj, v_proj]; None = peft's own for the architecture."""
 
 
+class EarlyStoppingConfig(Section):
+    """When a student has learnt enough: by its log-loss on rows that it is not trained on, looked at once an epoch.
+
+    These are the labelled rows of the split ``validation``. A task without one holds out a fold of its labelled training
+    rows, finds the number of epochs on it, and then trains on all rows for as many.
+    """
+
+    patience: int = Field(default=5, ge=1)
+    """Epochs without a lower log-loss after which training ends; the best epoch's weights are kept."""
+    folds: int = Field(default=5, ge=2)
+    """One in so many labelled rows is held out, where there is no validation split."""
+
+
+class HiddenConfig(Section):
+    """How a student's hidden states are matched to the teacher's (``hidden-kd``)."""
+
+    loss: HiddenLossName = "cosine"
+    """Distance of the student's projected state from the teacher's standardised one."""
+    weight: float = Field(default=1.0, gt=0)
+    """Of this loss, beside what the row learns from its label and target."""
+
+
 class StudentConfig(Section):
     """The small model that is trained."""
 
@@ -187,13 +212,36 @@ class StudentConfig(Section):
     """Passes over labelled rows and pool, for the KD methods."""
     label_epochs: float = Field(default=15, gt=0)
     """Passes over the labelled rows, for ``labels``: it sees fewer rows, so it gets more passes."""
+    early_stopping: EarlyStoppingConfig | None = EarlyStoppingConfig()
+    """Null trains for exactly ``epochs`` or ``label_epochs``."""
     learning_rate: float = Field(default=1e-4, gt=0)
+    scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    """What the learning rate does after the warm-up."""
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from 0."""
+    weight_decay: float = Field(default=0.01, ge=0)
     batch_size: int = Field(default=16, ge=1)
-    """Rows a step; in multiple choice a row is all of its options."""
+    """Rows a step, over all processes; in multiple choice a row is all of its options."""
+    gradient_accumulation: int = Field(default=1, ge=1)
+    """Parts in which each process computes its rows of a step, to save memory; the step stays the same."""
+    gradient_checkpointing: bool = False
+    """Compute activations anew in the backward pass, to save memory."""
+    bf16: bool = False
+    """Compute in bfloat16 (weights, optimizer and loss stay in float32)."""
+    checkpoint_seconds: float = Field(default=60, ge=0)
+    """Time between checkpoints, from which a training that was killed goes on to the same weights."""
+    report_to: tuple[Tracker, ...] = ()
+    """Experiment trackers that losses are sent to."""
     alpha: float = Field(default=0.5, ge=0, le=1)
     """Weight of the gold label's cross-entropy on labelled rows in the KD methods; pool rows have none."""
+    divergence: DivergenceName = "forward_kl"
+    """Of the student from its target, in the KD methods."""
     temperature: float = Field(default=1.0, gt=0)
-    """Softens targets and student alike; the loss is scaled by its square."""
+    """Softens targets and student alike; the divergence is scaled by its square."""
+    confidence_weights: bool = False
+    """Weigh a row's divergence by how sure its target is (mean one over all rows that are trained on)."""
+    hidden: HiddenConfig = HiddenConfig()
+    """Used where a student learns from the teacher's states."""
     max_length: int = Field(default=256, ge=8)
     """Student tokens a row or option; longer texts are cut, and the count of cut rows is reported."""
     trust_remote_code: bool = False

@@ -11,10 +11,11 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from probekd.config import StudentConfig
+from probekd.config import EarlyStoppingConfig, HiddenConfig, StudentConfig
 from probekd.errors import ConfigError, DataError, ModelError
 from probekd.student import Student, distill
-from probekd.targets import SoftTargets
+from probekd.student.calibration import calibrated_log_loss
+from probekd.targets import SoftTargets, softmax
 from probekd.tasks.base import Example, Task
 
 
@@ -256,3 +257,117 @@ def test_train_rows_must_be_labelled(kinds: Task, config: StudentConfig, train: 
     rows = () if train == "none" else kinds.splits["unlabelled"]
     with pytest.raises(DataError, match="no labelled training rows" if train == "none" else r"'pool0-0'.*no answer"):
         distill(config.model, replace(kinds, splits={"train": rows}), None, method="labels", config=config)
+
+
+def noisy(task: Task, share: float, seed: int = 0) -> Task:
+    """Some labelled rows get a wrong answer, in training and validation alike, so that a network can learn too much."""
+    draw = np.random.default_rng(seed)
+
+    def spoil(rows: tuple[Example, ...]) -> tuple[Example, ...]:
+        return tuple(
+            replace(e, answer=((e.answer or 0) + 1) % len(e.options)) if draw.random() < share else e for e in rows
+        )
+
+    train, test = task.splits["train"], task.splits["test"]
+    return replace(task, splits={**task.splits, "train": spoil(train), "validation": spoil(test)})
+
+
+def test_the_best_epochs_weights_are_kept_and_calibrated(kinds: Task, config: StudentConfig) -> None:
+    task = noisy(kinds, 0.3)
+    watched = config.model_copy(update={"label_epochs": 24, "early_stopping": EarlyStoppingConfig(patience=6)})
+    student = distill(config.model, task, None, method="labels", config=watched)
+    losses = [epoch.log_loss for epoch in student.info.history]
+    best = min(losses)
+    assert losses.index(best) + 6 == len(losses) - 1 < 23
+    rows = task.rows("validation")
+    answers = np.array([e.answer for e in rows])
+    assert calibrated_log_loss(student.logits(rows), answers) == pytest.approx(best, rel=1e-5)
+    calibration = student.info.calibration
+    assert calibration is not None and calibration.rows == "validation" and calibration.n == len(rows)
+    assert calibration.nll_after == pytest.approx(best, rel=1e-5) and calibration.nll_after <= calibration.nll_before
+    assert student.info.choice == ()
+
+
+def test_without_early_stopping_every_epoch_is_trained_and_still_calibrated(kinds: Task, config: StudentConfig) -> None:
+    task = noisy(kinds, 0.3)
+    student = distill(config.model, task, None, method="labels", config=config.model_copy(update={"label_epochs": 9}))
+    assert [epoch.epoch for epoch in student.info.history] == list(range(1, 10))
+    assert student.info.history[-1].log_loss == pytest.approx(student.info.calibration.nll_after, rel=1e-5)
+
+
+def test_without_validation_rows_all_rows_train_for_the_epochs_that_a_fold_chose(
+    kinds: Task, config: StudentConfig
+) -> None:
+    task = replace(kinds, splits={"train": noisy(kinds, 0.3).splits["train"]})
+    watched = config.model_copy(update={"label_epochs": 24, "early_stopping": EarlyStoppingConfig(patience=4)})
+    student = distill(config.model, task, None, method="labels", config=watched)
+    info = student.info
+    chosen = min(info.choice, key=lambda epoch: epoch.log_loss)
+    assert chosen.epoch < 24
+    assert info.history[-1].epoch == chosen.epoch
+    held = round(48 / 5)
+    assert chosen.steps == chosen.epoch * -(-(48 - held) // 8)
+    assert info.history[-1].steps == chosen.epoch * 48 // 8
+    assert info.calibration.rows == "held out" and abs(info.calibration.n - held) <= 2
+    assert info.calibration.nll_after == pytest.approx(chosen.log_loss, rel=1e-5)
+    assert info.num_labels_used == 48
+
+
+def test_predictions_are_calibrated_and_logits_raw(kinds: Task, config: StudentConfig) -> None:
+    short = config.model_copy(update={"label_epochs": 3})
+    student = distill(config.model, noisy(kinds, 0.3), None, method="labels", config=short)
+    rows = kinds.rows("test")
+    temperature = student.info.calibration.temperature
+    assert abs(temperature - 1) > 0.05
+    for raw, probs in zip(student.logits(rows), student.predict_proba(rows), strict=True):
+        np.testing.assert_allclose(probs, softmax(raw / temperature))
+    again = Student.load(student.directory)
+    assert again.info == student.info
+
+
+def test_hidden_states_are_learnt_and_the_projection_is_thrown_away(
+    kinds: Task, config: StudentConfig, tmp_path: Path
+) -> None:
+    """Three labels, and states of the pool that tell the kinds apart: the states do the teaching."""
+    labelled = tuple(next(e for e in kinds.rows("train") if e.answer == k) for k in range(3))
+    task = replace(kinds, splits={**kinds.splits, "train": labelled})
+    rows = task.rows("train", "unlabelled")
+    means = np.random.default_rng(0).normal(size=(3, 10)) * 3
+    states = {e.id: means[k] + 0.1 for e, k in zip(rows, [0, 1, 2, *true_kinds(kinds)[48:]], strict=True)}
+    match = config.model_copy(update={"hidden": HiddenConfig(loss="mse", weight=3.0), "epochs": 40})
+    student = distill(
+        config.model, task, None, hidden=states, method="hidden-kd", config=match, output_dir=tmp_path / "s"
+    )
+    assert student.info.num_pool_rows == 48 and student.info.method == "hidden-kd"
+    assert student.info.history[-1].loss < student.info.history[0].loss / 3
+    test = task.rows("test")
+    assert accuracy(student, test, [e.answer for e in test]) >= 0.9
+    assert not [name for name in load_file(tmp_path / "s/model.safetensors") if "projection" in name]
+
+
+def test_states_must_go_with_the_texts_that_a_student_reads(which: Task, config: StudentConfig) -> None:
+    states = {e.id: np.ones(4) for e in which.rows("train", "unlabelled")}
+    with pytest.raises(DataError, match=r"row 'train0': 1 teacher state\(s\) for the \d text\(s\)"):
+        distill(config.model, which, None, hidden=states, method="hidden-kd", config=config)
+
+
+@pytest.mark.parametrize("divergence", ["reverse_kl", "jensen_shannon"])
+def test_other_divergences_learn_the_task_too(kinds: Task, config: StudentConfig, divergence: str) -> None:
+    targets = make_targets(kinds.rows("train", "unlabelled"), true_kinds(kinds))
+    other = config.model_copy(update={"divergence": divergence, "confidence_weights": True, "alpha": 0.0})
+    student = distill(config.model, kinds, targets, config=other)
+    test = kinds.rows("test")
+    assert accuracy(student, test, [e.answer for e in test]) >= 0.95
+
+
+def test_activations_may_be_computed_anew_and_steps_in_bfloat16(kinds: Task, config: StudentConfig) -> None:
+    short = config.model_copy(update={"label_epochs": 2})
+    losses = {
+        name: distill(
+            config.model, kinds, None, method="labels", config=short.model_copy(update={name: True})
+        ).info.training_loss
+        for name in ("gradient_checkpointing", "bf16")
+    }
+    plain = distill(config.model, kinds, None, method="labels", config=short).info.training_loss
+    assert losses["gradient_checkpointing"] == pytest.approx(plain, rel=1e-6)
+    assert losses["bf16"] == pytest.approx(plain, rel=0.05) and losses["bf16"] != plain

@@ -1,21 +1,32 @@
 from __future__ import annotations
 
+import json
+import os
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from steps import record, tiny_rows
 from torch.nn import functional as F
-from transformers import AutoModelForMultipleChoice, TrainingArguments
+from transformers import TrainingArguments
 
-from probekd.config import StudentConfig
-from probekd.student.inputs import encode
+from probekd.config import HiddenConfig, StudentConfig
+from probekd.errors import ConfigError
 from probekd.student.kinds.head import Head
-from probekd.student.losses import UNLABELLED
-from probekd.student.trainer import StudentTrainer, TrainingRow, collate, seeded
-from probekd.tasks.base import Example, Task
+from probekd.student.losses import DIVERGENCES
+from probekd.student.objective import HiddenMatch, Objective
+from probekd.student.order import step_order
+from probekd.student.rows import TrainingRow, TrainingRows, collate
+from probekd.student.trainer import StudentTrainer, seeded
+from probekd.tasks.base import Task
+
+STEPS = Path(__file__).parent.parent / "support" / "steps.py"
 
 
 def load(directory: Path) -> Head:
@@ -24,87 +35,146 @@ def load(directory: Path) -> Head:
         return Head.load(directory, task, StudentConfig(model=str(directory)))
 
 
-def training_rows(tokenizer: object, examples: list[Example]) -> list[TrainingRow]:
-    encoded = encode(tokenizer, examples, "multiple_choice", 64)
-    targets = [np.linspace(-1, 1, len(e.options)) for e in examples]
-    answers = [UNLABELLED if e.answer is None else e.answer for e in examples]
-    return [
-        TrainingRow(encoded=tokens, target_logits=target, answer=answer)
-        for tokens, target, answer in zip(encoded, targets, answers, strict=True)
-    ]
-
-
-def ragged(task: Task) -> list[Example]:
+def ragged(kind: Head) -> list[TrainingRow]:
     """Rows of 2, 3 and 4 options, the last one of the pool."""
-    labelled = {len(e.options): e for e in task.rows("train")}
-    pool = {len(e.options): e for e in task.rows("unlabelled")}
-    return [labelled[2], labelled[3], pool[4]]
+    return tiny_rows(kind)[:3]
 
 
-def test_collate_copies_option_0_and_masks_it(tiny_bert: Path, which: Task) -> None:
+def test_collate_copies_option_0_and_masks_it(tiny_bert: Path) -> None:
     student = load(tiny_bert)
-    rows = training_rows(student.tokenizer, ragged(which))
-    batch = collate(student, rows)
+    rows = ragged(student)
+    batch = collate(student, [(row, row is not rows[1]) for row in rows])
     assert batch["input_ids"].shape[:2] == (3, 4)
     assert batch["present"].tolist() == [[True, True, False, False], [True, True, True, False], [True] * 4]
     assert torch.equal(batch["input_ids"][0, 2], batch["input_ids"][0, 0])
-    assert torch.equal(batch["input_ids"][1, 3], batch["input_ids"][1, 0])
     assert torch.equal(torch.isinf(batch["target_logits"]), ~batch["present"])
-    assert batch["target_logits"][1, :3].tolist() == [-1, 0, 1]
-    assert batch["answers"].tolist() == [rows[0].answer, rows[1].answer, UNLABELLED]
+    np.testing.assert_allclose(batch["target_logits"][1, :3], rows[1].lesson.target_logits, rtol=1e-6)
+    assert batch["answers"].tolist() == [row.lesson.answer for row in rows]
+    assert batch["gold_weights"].tolist() == [0.5, 0.5, 0.0]
+    assert batch["soft_weights"].tolist() == pytest.approx([row.lesson.weights.soft for row in rows])
+    assert batch["counts"].tolist() == [1, 0, 1]
     first = rows[2].encoded.sequences[3]["input_ids"]
     assert batch["input_ids"][2, 3, : len(first)].tolist() == list(first)
 
 
-def test_loss_of_a_ragged_batch_is_the_mean_over_its_rows(tiny_bert: Path, which: Task, tmp_path: Path) -> None:
+def test_numbers_beyond_the_rows_are_copies_that_do_not_count(tiny_bert: Path) -> None:
+    rows = ragged(load(tiny_bert))
+    numbered = TrainingRows(rows)
+    assert [numbered[i] for i in (0, 2, 3, 5)] == [(rows[0], True), (rows[2], True), (rows[0], False), (rows[2], False)]
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_rows(tiny_bert: Path, tmp_path: Path) -> None:
     student = load(tiny_bert)
-    tokenizer, model = student.tokenizer, student.network.eval()
-    rows = training_rows(tokenizer, ragged(which))
+    rows = ragged(student)
+    model = student.network.eval()
+    objective = Objective(student, divergence=DIVERGENCES["forward_kl"], temperature=2.0)
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
-    trainer = StudentTrainer(student, rows, alpha=0.3, temperature=2.0, args=arguments)
+    trainer = StudentTrainer(objective, rows, args=arguments)
     with torch.no_grad():
-        loss = trainer.compute_loss(model, collate(student, rows))
+        loss = trainer.compute_loss(objective, collate(student, [(row, True) for row in rows]))
         by_row = []
         for row in rows:  # each row alone, without any padded option
-            batch = tokenizer.pad([dict(s) for s in row.encoded.sequences], return_tensors="pt")
+            batch = student.tokenizer.pad([dict(s) for s in row.encoded.sequences], return_tensors="pt")
             logits = model(**{name: tensor[None] for name, tensor in batch.items()}).logits[0]
-            target = torch.from_numpy(row.target_logits).float()
+            target = torch.from_numpy(row.lesson.target_logits).float()
             soft = 4 * F.kl_div(F.log_softmax(logits / 2, -1), F.softmax(target / 2, -1), reduction="sum")
-            labelled = row.answer != UNLABELLED
-            by_row.append(0.3 * F.cross_entropy(logits, torch.tensor(row.answer)) + 0.7 * soft if labelled else soft)
+            gold = F.cross_entropy(logits, torch.tensor(row.lesson.answer))
+            by_row.append(row.lesson.weights.gold * gold + row.lesson.weights.soft * soft)
     torch.testing.assert_close(loss, torch.stack(by_row).mean())
 
 
-@pytest.mark.parametrize("steps", [1, 4])
-def test_gradient_accumulation_averages_the_loss(tiny_bert: Path, which: Task, tmp_path: Path, steps: int) -> None:
-    """Equal batches: the gradient of 4 accumulated steps is that of one, so the weights end up the same."""
-    with seeded(0):
-        model = AutoModelForMultipleChoice.from_pretrained(
-            tiny_bert, attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0
+@pytest.fixture(scope="module")
+def whole(tiny_bert: Path) -> dict[str, torch.Tensor]:
+    """Steps of 8 rows, the last one of an epoch of 5."""
+    return record(tiny_bert, batch_size=8)
+
+
+def same(found: dict[str, torch.Tensor], whole: dict[str, torch.Tensor]) -> None:
+    torch.testing.assert_close(found["losses"], whole["losses"], rtol=1e-5, atol=0)
+    torch.testing.assert_close(found["gradients"], whole["gradients"], rtol=1e-3, atol=2e-6)
+    # The last one is the head's bias, which options share: its gradient is 0, and Adam makes steps of the rounding.
+    torch.testing.assert_close(found["weights"][:-1], whole["weights"][:-1], rtol=1e-3, atol=2e-5)
+
+
+def test_an_epochs_loss_is_the_mean_over_its_steps(tiny_bert: Path) -> None:
+    found = record(tiny_bert, batch_size=8, learning_rate=1e-12)
+    student = load(tiny_bert)
+    rows = tiny_rows(student)
+    student.network.eval()
+    objective = Objective(student, divergence=DIVERGENCES["forward_kl"], temperature=2.0)
+    with torch.no_grad():
+        by_row = torch.cat([objective(collate(student, [(row, True)])) for row in rows])
+    for epoch, loss in enumerate(found["losses"]):
+        lengths = [row.encoded.tokens for row in rows]
+        order = step_order(lengths, step_rows=8, multiple=1, seed=0, epoch=epoch)
+        steps = [by_row[order[i : i + 8]].mean() for i in (0, 8, 16)]
+        assert loss.item() == pytest.approx(float(torch.stack(steps).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_accumulated_parts_change_no_rows_weight(tiny_bert: Path, whole: dict[str, torch.Tensor], parts: int) -> None:
+    """The last step's 5 rows are 4 + 1, 2 + 2 + 1 and 1 each: a mean over parts would weigh them unequally."""
+    found = record(tiny_bert, batch_size=8, gradient_accumulation=parts)
+    same(found, whole)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tiny_bert: Path, whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """21 rows: an epoch ends with a step of 5, dealt as 2 + 2 and 1 and a copy, which must not count."""
+    # accelerate launch --cpu starts several processes through MPI only, and one where there is no MPI.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    options = {"batch_size": 8, "gradient_accumulation": 2}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*launch, str(STEPS), str(tiny_bert), str(tmp_path / "two"), json.dumps(options)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = load_file(tmp_path / "two")
+    assert found.pop("processes").item() == 2
+    same(found, whole)
+
+
+def test_a_step_that_cannot_be_divided_is_an_error(tiny_bert: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"8 rows of a step .* 1 process\(es\) in 3 part\(s\); make it a multiple of 3"
+    ):
+        record(tiny_bert, batch_size=8, gradient_accumulation=3)
+
+
+def test_a_tracker_that_is_not_installed_is_an_error(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("probekd.student.fit.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"report_to: mlflow is not installed; pip install mlflow"):
+        record(tiny_bert, report_to=("mlflow",))
+
+
+@pytest.mark.parametrize("loss", ["cosine", "mse"])
+def test_hidden_states_are_matched_option_by_option(tiny_bert: Path, loss: str) -> None:
+    student = load(tiny_bert)
+    network = student.network.eval()
+    generator = np.random.default_rng(0)
+    rows = [
+        replace(
+            row, lesson=replace(row.lesson, states=generator.normal(size=(row.encoded.options, 6)).astype("float32"))
         )
-    student = replace(load(tiny_bert), network=model)
-    rows = training_rows(student.tokenizer, ragged(which)[:1]) * 4
-    expected = collate(student, rows[:1])
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path),
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=steps,
-        max_steps=1,
-        learning_rate=1.0,
-        optim="sgd",
-        max_grad_norm=0.0,
-        save_strategy="no",
-    )
-    trainer = StudentTrainer(student, rows, alpha=0.3, temperature=2.0, args=arguments)
-    before = model.classifier.weight.detach().clone()
-    loss = trainer.compute_loss(model, expected)
-    (gradient,) = torch.autograd.grad(loss, model.classifier.weight)
-    trainer.train()
-    torch.testing.assert_close(model.classifier.weight, before - gradient)
+        for row in ragged(student)
+    ]
+    with seeded(1):
+        match = HiddenMatch(network, 6, HiddenConfig(loss=loss, weight=0.7))
+    objective = Objective(student, divergence=DIVERGENCES["forward_kl"], temperature=1.0, match=match)
+    plain = Objective(student, divergence=DIVERGENCES["forward_kl"], temperature=1.0)
+    with torch.no_grad():
+        batch = collate(student, [(row, True) for row in rows])
+        found = objective(batch) - plain(batch)
+        for row, one in zip(rows, found, strict=True):
+            distances = []
+            for sequence, teacher in zip(row.encoded.sequences, row.lesson.states, strict=True):
+                tokens = {name: torch.tensor([ids]) for name, ids in sequence.items()}
+                said = match.projection(network.bert(**tokens).last_hidden_state[0].mean(dim=0))
+                teacher = torch.from_numpy(teacher)
+                if loss == "mse":
+                    distances.append(F.mse_loss(said, teacher))
+                else:
+                    distances.append(1 - F.cosine_similarity(said, teacher, dim=0))
+            torch.testing.assert_close(one, 0.7 * torch.stack(distances).mean(), rtol=1e-4, atol=1e-5)
 
 
 def test_seeded_leaves_the_generators_alone() -> None:

@@ -29,7 +29,7 @@ def gold_losses(logits: np.ndarray, answers: np.ndarray) -> np.ndarray:
     return np.asarray(-np.take_along_axis(log_softmax(logits), gold, axis=-1)[..., 0])
 
 
-def fit_temperature(logits: np.ndarray, answers: np.ndarray) -> np.ndarray:
+def fit_temperature(logits: np.ndarray, answers: np.ndarray, *, even_rows: float = 0) -> np.ndarray:
     """Temperature that minimises the mean log-loss, for each of many sets of logits at once.
 
     The loss is convex in beta = 1 / T. Newton steps on log(beta), guarded by the bounds, find its minimum.
@@ -37,6 +37,8 @@ def fit_temperature(logits: np.ndarray, answers: np.ndarray) -> np.ndarray:
     Args:
         logits: (..., n, K), -inf for absent options.
         answers: (n,) gold indices.
+        even_rows: This many more rows, like the given ones and with every option as often the right one; they keep
+            the temperature of logits that never err from falling to its bound.
 
     Returns:
         (...) temperatures, float64.
@@ -51,7 +53,8 @@ def fit_temperature(logits: np.ndarray, answers: np.ndarray) -> np.ndarray:
     spread = torch.where(spread > 0, spread, 1.0)
     z = z / spread[..., None, None]
     index = torch.as_tensor(answers)[:, None].expand(*z.shape[:-1], 1)
-    said = z.gather(-1, index)[..., 0].mean(-1)
+    # A row's logits have mean 0 now, which is what a row with an even answer says of it.
+    said = z.gather(-1, index)[..., 0].mean(-1) * (len(answers) / (len(answers) + even_rows))
     absent = torch.where(present, 0.0, -torch.inf).to(z.dtype)
     low = torch.full_like(spread, np.log(MIN_BETA))
     high = torch.full_like(spread, np.log(MAX_BETA))

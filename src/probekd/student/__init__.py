@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probekd.student.distillation import distill
     from probekd.student.embed import frozen_embeddings
-    from probekd.student.losses import distillation_loss
     from probekd.student.model import Student, StudentInfo
     from probekd.student.predict import predict_file
 
-__all__ = ["Student", "StudentInfo", "distill", "distillation_loss", "frozen_embeddings", "predict_file"]
+__all__ = ["Student", "StudentInfo", "distill", "frozen_embeddings", "predict_file"]
 
 _MODULES = {
     "Student": "model",
     "StudentInfo": "model",
     "distill": "distillation",
-    "distillation_loss": "losses",
     "frozen_embeddings": "embed",
     "predict_file": "predict",
 }

@@ -19,6 +19,8 @@ the task `{task}` (seed {seed}). `{info_file}` has the rest; probekd is not need
 ```python
 {usage}
 ```
+
+{calibration}
 """
 
 
@@ -35,4 +37,20 @@ def model_card(info: StudentInfo, kind: StudentKind) -> str:
         seed=info.seed,
         info_file=INFO_FILE,
         usage=kind.usage,
+        calibration=_calibration(info),
+    )
+
+
+def _calibration(info: StudentInfo) -> str:
+    """What the model's confidence is worth."""
+    found = info.calibration
+    if found is None:
+        return "Its probabilities are not calibrated: there were no held-out labels to do so with."
+    rows = f"{found.n} {found.rows.replace('held out', 'held-out')} rows"
+    effect = f"on {rows} this took its expected calibration error from {found.ece_before:.3f} to {found.ece_after:.3f}"
+    if found.folded:
+        return f"Its probabilities are calibrated: a temperature of {found.temperature:.3f} is part of its weights; {effect}."
+    return (
+        f"Divide its logits by {found.temperature:.3f} before the softmax over the options to get calibrated "
+        f"probabilities, as `probekd predict` does; {effect}."
     )

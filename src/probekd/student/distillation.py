@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from probekd.config import Method, StudentConfig
+from probekd.config import StudentConfig
 from probekd.errors import ConfigError, DataError, ModelError
-from probekd.files import replacing
+from probekd.files import remove_leftovers, replacing
 from probekd.progress import Progress, Silent
+from probekd.student.calibration import calibrate_student
 from probekd.student.card import model_card
-from probekd.student.kinds import kind_named
-from probekd.student.losses import UNLABELLED
+from probekd.student.epochs import choose_epochs
+from probekd.student.fold import fold_temperature
+from probekd.student.history import mean_loss
+from probekd.student.holdout import choose_watched
+from probekd.student.kinds import StudentKind
+from probekd.student.lessons import Lesson, gold_lessons, soft_lessons, with_states
 from probekd.student.model import INFO_FILE, Student, StudentInfo
-from probekd.student.trainer import TrainingRow, fit, seeded
-from probekd.targets import SoftTargets, gold_targets
+from probekd.student.processes import is_main, process_count, wait_for_all
+from probekd.student.training import Job, prepare, run
+from probekd.targets import SoftTargets
 from probekd.tasks.base import Example, Task
-from probekd.teacher.load import quiet_transformers
+
+# On these the logits are compared before and after a temperature is folded into the weights.
+CHECKED_ROWS = 16
 
 
 def distill(
@@ -28,61 +38,62 @@ def distill(
     task: Task,
     targets: SoftTargets | None,
     *,
+    hidden: Mapping[str, np.ndarray] | None = None,
     config: StudentConfig | None = None,
-    method: Method = "probe-kd",
+    method: str = "probe-kd",
     output_dir: Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Student:
     """Train a student.
 
-    ``labels`` learns from the labelled rows alone (cross-entropy, ``config.label_epochs``). The KD methods learn from
-    labelled rows and pool (``losses.distillation_loss``, ``config.epochs``). The same seed gives the same weights.
+    ``labels`` learns from the labelled rows alone (cross-entropy, ``config.label_epochs``). Every other method learns
+    from labelled rows and pool for ``config.epochs``: from soft targets, from the teacher's hidden states, or from both
+    (``docs/students.md`` has the losses). The same seed gives the same weights, and so does a training that was killed
+    and is called again with the same arguments.
+
+    Under ``accelerate launch`` every process calls this and gets the student; the first one writes it.
 
     Args:
         model: A local Transformers directory or a Hub id; it stands in for ``config.model``.
-        task: Labelled rows in ``train``, pool in ``unlabelled``.
-        targets: Soft labels of all these rows; None for ``labels``.
+        task: Labelled rows in ``train``, pool in ``unlabelled``; those of ``validation`` watch and calibrate.
+        targets: Soft labels of all training rows; None for ``labels``, and for learning from hidden states alone.
+        hidden: The teacher's state of each training row by id: (d,), at the answer; or (k, d), one for each option.
         config: Training options; None = the defaults.
-        method: Recorded with the student; decides only between gold labels and soft targets.
+        method: Recorded with the student; the arguments decide what it learns from.
         output_dir: Where the student is saved, replacing a student that is there; None = a temporary directory, deleted
-            when the Student is.
-        seed: Seeds the head, the order of rows and dropout.
+            when the Student is. While it trains, checkpoints lie beside it.
+        seed: Seeds the head, the order of rows, dropout, and the fold that is held out.
         progress: Told of each training step.
 
     Raises:
-        ConfigError: targets that do not go with the method.
-        DataError: no labelled rows, rows without a target, or a target of the wrong length.
+        ConfigError: targets that do not go with the method, or options that cannot be followed.
+        DataError: no labelled rows, or rows without a target or state, or with one of the wrong shape.
         ModelError: a checkpoint that cannot be used, training that diverged, or an output directory that is in use.
     """
     config = config or StudentConfig(model=str(model))
-    train, pool = _rows(task, method)
-    if (targets is None) != (method == "labels"):
-        fault = "needs targets" if targets is None else "learns from gold labels alone: pass targets=None"
-        raise ConfigError(f"task {task.name}: the method {method!r} {fault}")
-    # Cross-entropy is the case of one-hot targets in which the gold label has all the weight.
-    alpha = 1.0 if targets is None else config.alpha
-    logits = _target_logits(task, targets or _one_hot(train), [*train, *pool])
-    if output_dir is not None:
-        _check_output(output_dir)
-    with seeded(seed):
-        kind = kind_named(config.kind).load(model, task, config)
-        with quiet_transformers():
-            encoded = kind.encode([*train, *pool])
-        rows = [
-            TrainingRow(encoded=tokens, target_logits=target, answer=UNLABELLED if e.answer is None else e.answer)
-            for e, tokens, target in zip([*train, *pool], encoded, logits, strict=True)
-        ]
-        epochs = config.label_epochs if method == "labels" else config.epochs
-        loss = fit(
-            kind,
-            rows,
-            config=config,
-            epochs=epochs,
-            alpha=alpha,
-            seed=seed,
-            progress=progress or Silent(),
-        )
+    train_rows, pool = _rows(task, method)
+    lessons = _lessons(task, [*train_rows, *pool], targets, hidden, config, method)
+    root = _checkpoint_root(output_dir)
+    epochs = config.label_epochs if method == "labels" else config.epochs
+    job = Job(model=model, task=task, config=config, epochs=epochs, seed=seed, progress=progress or Silent())
+    watched = choose_watched(task, train_rows, config, seed)
+    choice = choose_epochs(job, (*watched.rest, *pool), lessons, watched, root) if watched.rows == "held out" else None
+    prepared = prepare(
+        job,
+        (*train_rows, *pool),
+        lessons,
+        watching=watched.examples if watched.rows == "validation" else (),
+        stop_after=choice.epochs if choice else None,
+    )
+    trained = run(prepared, root and root / "training")
+    calibration = choice.calibration if choice else None
+    if watched.rows == "validation":
+        calibration = calibrate_student(trained.logits, prepared.held_out.answers, watched.rows)
+    kind = prepared.kind
+    if calibration is not None:
+        some = [row.encoded for row in prepared.rows[:CHECKED_ROWS]]
+        calibration = replace(calibration, folded=fold_temperature(kind, calibration.temperature, some))
     info = StudentInfo(
         kind=task.kind,
         student_kind=config.kind,
@@ -94,23 +105,68 @@ def distill(
         method=method,
         base_model=Path(model).name if Path(model).is_dir() else str(model),
         task=task.name,
-        num_labels_used=len(train),
+        num_labels_used=len(train_rows),
         num_pool_rows=len(pool),
-        num_cut_rows=sum(tokens.cut for tokens in encoded),
-        training_loss=loss,
+        num_cut_rows=sum(row.encoded.cut for row in prepared.rows),
+        training_loss=mean_loss(trained.history),
         seed=seed,
         versions=_versions(),
+        calibration=calibration,
+        history=trained.history,
+        choice=choice.history if choice else (),
     )
+    return _save(kind, info, output_dir, root, config)
+
+
+def _lessons(
+    task: Task,
+    examples: list[Example],
+    targets: SoftTargets | None,
+    hidden: Mapping[str, np.ndarray] | None,
+    config: StudentConfig,
+    method: str,
+) -> dict[str, Lesson]:
+    """What each row teaches."""
+    where = f"task {task.name}"
+    if (targets is None and hidden is None) != (method == "labels"):
+        fault = "learns from gold labels alone: pass targets=None" if method == "labels" else "needs targets"
+        raise ConfigError(f"{where}: the method {method!r} {fault}")
+    lessons = gold_lessons(examples) if targets is None else soft_lessons(examples, targets, config, where)
+    return lessons if hidden is None else with_states(lessons, examples, hidden, where)
+
+
+def _checkpoint_root(output_dir: Path | None) -> Path | None:
+    """Where checkpoints lie: hidden, beside the output directory, which is a student or nothing."""
+    if output_dir is None:
+        if process_count() > 1:
+            raise ConfigError("several processes train one student: give output_dir, which all of them can read")
+        return None
+    _check_output(output_dir)
+    root = output_dir.with_name(f".{output_dir.name}.checkpoints")
+    if root.is_dir() and is_main():
+        remove_leftovers(root)
+    return root
+
+
+def _save(
+    kind: StudentKind, info: StudentInfo, output_dir: Path | None, root: Path | None, config: StudentConfig
+) -> Student:
+    """Write the student's directory, remove its checkpoints, and load it."""
     temporary = tempfile.TemporaryDirectory(prefix="probekd-student-") if output_dir is None else None
     directory = Path(temporary.name) / "student" if temporary else Path(output_dir or "")
-    with replacing(directory) as unfinished:
-        kind.save(unfinished)
-        info.save(unfinished)
-        (unfinished / "README.md").write_text(model_card(info, kind), encoding="utf-8")
+    wait_for_all()
+    if is_main():
+        with replacing(directory) as unfinished:
+            kind.save(unfinished)
+            info.save(unfinished)
+            (unfinished / "README.md").write_text(model_card(info, kind), encoding="utf-8")
+        if root is not None:
+            shutil.rmtree(root, ignore_errors=True)
+    wait_for_all()
     return Student.load(directory, trust_remote_code=config.trust_remote_code, temporary=temporary)
 
 
-def _rows(task: Task, method: Method) -> tuple[list[Example], list[Example]]:
+def _rows(task: Task, method: str) -> tuple[list[Example], list[Example]]:
     """Labelled rows, and the pool that the method learns from."""
     train = task.rows("train")
     if not train:
@@ -123,27 +179,6 @@ def _rows(task: Task, method: Method) -> tuple[list[Example], list[Example]]:
     pool = [] if method == "labels" else task.rows("unlabelled")
     assert all(e.answer is None for e in pool), "a pool row has kept its answer"
     return train, pool
-
-
-def _one_hot(train: list[Example]) -> SoftTargets:
-    answers = [e.answer for e in train if e.answer is not None]
-    return gold_targets([e.id for e in train], answers, [len(e.options) for e in train])
-
-
-def _target_logits(task: Task, targets: SoftTargets, examples: list[Example]) -> list[np.ndarray]:
-    """Each row's target, shape (k_i,)."""
-    by_id: Mapping[str, np.ndarray] = targets.by_id()
-    if missing := [e.id for e in examples if e.id not in by_id]:
-        raise DataError(
-            f"task {task.name}: {len(missing)} of {len(examples)} training and pool rows have no target, such as "
-            f"{missing[0]!r}; make the targets from the same task, labels and pool"
-        )
-    for e in examples:
-        target = by_id[e.id]
-        if target.shape != (len(e.options),) or not np.isfinite(target.max()):
-            k = len(e.options)
-            raise DataError(f"task {task.name}, row {e.id!r}: the target {target} is not one for {k} options")
-    return [by_id[e.id] for e in examples]
 
 
 def _versions() -> dict[str, str]:

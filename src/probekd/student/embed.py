@@ -44,12 +44,7 @@ def frozen_embeddings(
     last = is_decoder(encoder.config)
 
     def embed(batch: dict[str, Tensor]) -> Tensor:
-        states: Tensor = encoder(**batch).last_hidden_state  # (b, tokens, d)
-        mask = batch["attention_mask"]
-        if last:
-            return states[torch.arange(len(states), device=device), mask.sum(dim=1) - 1]
-        weights = mask.unsqueeze(-1).to(states.dtype)
-        return (states * weights).sum(dim=1) / weights.sum(dim=1)
+        return pooled(encoder(**batch).last_hidden_state, batch["attention_mask"], last=last)
 
     with quiet_transformers():
         max_length = usable_length(tokenizer, encoder.config, config.max_length)
@@ -60,3 +55,17 @@ def frozen_embeddings(
     result = np.zeros((len(encoded), counts.max(), vectors.shape[1]), dtype=np.float32)
     result[np.arange(counts.max()) < counts[:, None]] = vectors
     return result
+
+
+def pooled(states: Tensor, mask: Tensor, *, last: bool) -> Tensor:
+    """One state a sequence, (b, d): the mean over its tokens, or its last token's.
+
+    Args:
+        states: (b, tokens, d), padded on the right.
+        mask: 1 for each token that is there, (b, tokens).
+        last: Take the last token's.
+    """
+    if last:
+        return states[torch.arange(len(states), device=states.device), mask.sum(dim=1) - 1]
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(dim=1) / weights.sum(dim=1)

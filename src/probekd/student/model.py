@@ -15,8 +15,10 @@ from pydantic import ValidationError
 from probekd.config import KindName, Likelihood, PromptConfig, StudentConfig
 from probekd.errors import ModelError, StoreError
 from probekd.files import read_json, write_json
-from probekd.student.inputs import row_batches
+from probekd.student.calibration import StudentCalibration
+from probekd.student.history import Epoch
 from probekd.student.kinds import StudentKind, kind_named
+from probekd.student.logits import row_logits
 from probekd.targets import softmax
 from probekd.tasks.base import Example, Kind, Task
 
@@ -45,6 +47,9 @@ class StudentInfo:
         training_loss: Mean over all training steps.
         seed: Seed of the head, the order of rows and dropout.
         versions: Versions of probekd, torch and transformers.
+        calibration: Its temperature and how it was found; None = there was nothing to fit it on.
+        history: What each epoch of its training came to.
+        choice: The same of the training that held labelled rows out to find how many epochs to take; empty = none did.
         format_version: Of this file.
     """
 
@@ -64,7 +69,20 @@ class StudentInfo:
     likelihood: Likelihood = "sum"
     prompt: PromptConfig = field(default_factory=PromptConfig)
     worked_examples: tuple[Example, ...] = ()
+    calibration: StudentCalibration | None = None
+    history: tuple[Epoch, ...] = ()
+    choice: tuple[Epoch, ...] = ()
     format_version: int = FORMAT_VERSION
+
+    @property
+    def temperature(self) -> float:
+        """What the network's logits are still to be divided by."""
+        return self.calibration.temperature if self.calibration and not self.calibration.folded else 1.0
+
+    @property
+    def sharpness(self) -> float:
+        """What the network's logits are to be multiplied by to be those that training left."""
+        return self.calibration.temperature if self.calibration and self.calibration.folded else 1.0
 
     def save(self, directory: Path) -> None:
         """Write ``probekd.json``."""
@@ -93,15 +111,22 @@ class StudentInfo:
             known = f"this probekd reads {FORMAT_VERSION}"
             raise StoreError(f"{path}: format version {version}, but {known}; train the student again")
         try:
-            examples = [Example(**{**e, "options": tuple(e["options"])}) for e in values.get("worked_examples", ())]
-            read = {
-                "labels": tuple(values["labels"]),
-                "prompt": PromptConfig(**values.get("prompt", {})),
-                "worked_examples": tuple(examples),
-            }
-            return cls(**{**values, **read})
+            return cls(**{**values, **_typed(values)})
         except (KeyError, TypeError, ValidationError) as error:
             raise StoreError(f"{path}: damaged ({error}); train the student again") from None
+
+
+def _typed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``probekd.json`` that JSON holds in other types; students of before lack the later ones."""
+    calibration = values.get("calibration")
+    examples = values.get("worked_examples", ())
+    return {
+        "labels": tuple(values["labels"]),
+        "prompt": PromptConfig(**values.get("prompt", {})),
+        "worked_examples": tuple(Example(**{**e, "options": tuple(e["options"])}) for e in examples),
+        "calibration": StudentCalibration(**calibration) if calibration else None,
+        **{name: tuple(Epoch(**epoch) for epoch in values.get(name, ())) for name in ("history", "choice")},
+    }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -168,7 +193,7 @@ class Student:
         return cls(directory=directory, info=info, model=model, _temporary=temporary)
 
     def predict_proba(self, examples: Sequence[Example], *, batch_size: int = 64) -> list[np.ndarray]:
-        """Distribution over each row's options: float64 of shape (k_i,) that sums to 1, in the order of ``examples``.
+        """Calibrated distribution over each row's options: float64 of shape (k_i,) that sums to 1, in their order.
 
         Args:
             examples: Rows; their answers are not looked at.
@@ -177,14 +202,14 @@ class Student:
         Raises:
             DataError: a row that does not fit ``max_length`` and cannot be cut.
         """
-        if not examples:
-            return []
-        encoded = self.model.encode(examples)
-        probs: dict[int, np.ndarray] = {}
-        with torch.inference_mode():
-            for indices in row_batches(encoded, batch_size):
-                batch = self.model.collate([encoded[i] for i in indices])
-                batch = {name: tensor.to(self.network.device) for name, tensor in batch.items()}
-                logits = self.model.logits(self.network, batch).cpu().numpy()
-                probs |= dict(zip(indices, map(softmax, logits), strict=True))
-        return [probs[i] for i in range(len(examples))]
+        return [softmax(row / self.info.temperature) for row in self._logits(examples, batch_size)]
+
+    def logits(self, examples: Sequence[Example], *, batch_size: int = 64) -> list[np.ndarray]:
+        """Logits of each row before calibration: float32 of shape (k_i,), in the order of ``examples``.
+
+        See ``predict_proba``.
+        """
+        return [row * np.float32(self.info.sharpness) for row in self._logits(examples, batch_size)]
+
+    def _logits(self, examples: Sequence[Example], batch_size: int) -> list[np.ndarray]:
+        return row_logits(self.model, self.model.encode(examples), batch_size=batch_size)

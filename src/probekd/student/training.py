@@ -1,0 +1,198 @@
+"""One training of a student: from a checkpoint and lessons to a network, and what it says of the rows that watch it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from probekd.config import StudentConfig
+from probekd.errors import DataError
+from probekd.progress import Progress
+from probekd.student.checkpoint import Checkpoints, trained_tensors
+from probekd.student.fit import fit
+from probekd.student.history import Epoch
+from probekd.student.kinds import StudentKind, kind_named
+from probekd.student.lessons import Lesson
+from probekd.student.logits import row_logits
+from probekd.student.losses import DIVERGENCES
+from probekd.student.objective import HiddenMatch, Objective
+from probekd.student.processes import process_count
+from probekd.student.rows import TrainingRow
+from probekd.student.trainer import HeldOut, seeded
+from probekd.tasks.base import Example, Task
+from probekd.teacher.load import quiet_transformers
+
+# Options that change neither the weights nor the steps on the way to them.
+_NO_PART = {"model", "revision", "method", "baselines", "checkpoint_seconds", "report_to"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What all trainings of one ``distill`` share.
+
+    Attributes:
+        model: Checkpoint to start from.
+        task: Kind, labels and prompt.
+        config: Training options.
+        epochs: Passes over the rows.
+        seed: Of the head, the order of rows and dropout.
+        progress: Told of each step.
+    """
+
+    model: str | Path
+    task: Task
+    config: StudentConfig
+    epochs: float
+    seed: int
+    progress: Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A training that is about to begin.
+
+    Attributes:
+        job: The student and how it is trained.
+        kind: The student, at its starting weights.
+        objective: What is trained.
+        rows: Training rows.
+        held_out: Rows that watch; possibly none.
+        stop_after: End after so many epochs; None = when all are over or early stopping says so.
+        key: Hash of all that decides what comes of it.
+    """
+
+    job: Job
+    kind: StudentKind
+    objective: Objective
+    rows: list[TrainingRow]
+    held_out: HeldOut
+    stop_after: float | None
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training leaves, beside the weights.
+
+    Attributes:
+        history: What each epoch came to.
+        logits: Of the rows that watched, (k_i,) each, at the weights that were kept.
+    """
+
+    history: tuple[Epoch, ...]
+    logits: list[np.ndarray]
+
+
+def prepare(
+    job: Job,
+    examples: Sequence[Example],
+    lessons: Mapping[str, Lesson],
+    *,
+    watching: Sequence[Example] = (),
+    stop_after: float | None = None,
+) -> Prepared:
+    """Load the student and tokenise the rows.
+
+    Args:
+        job: The student and how it is trained.
+        examples: Training rows.
+        lessons: What each of them teaches, by id.
+        watching: Labelled rows whose log-loss is taken at the end of each epoch; with early stopping it decides.
+        stop_after: See ``Prepared``.
+
+    Raises:
+        ConfigError: options that the student cannot follow.
+        DataError: a row that does not fit, or teacher states that do not go with the student's texts.
+        ModelError: a checkpoint that cannot be used.
+    """
+    config = job.config
+    with seeded(job.seed), quiet_transformers():
+        kind = kind_named(config.kind).load(job.model, job.task, config)
+        encoded = kind.encode(examples)
+        answers = np.array([e.answer for e in watching], dtype=np.int64)
+        held_out = HeldOut(encoded=kind.encode(watching), answers=answers)
+        rows = [TrainingRow(encoded=row, lesson=lessons[e.id]) for e, row in zip(examples, encoded, strict=True)]
+        if config.gradient_checkpointing:
+            kind.network.activation_checkpointing_enable()
+        objective = Objective(
+            kind,
+            divergence=DIVERGENCES[config.divergence],
+            temperature=config.temperature,
+            match=_match(kind, examples, rows, config),
+        )
+    key = _key(job, objective, rows, held_out, stop_after)
+    return Prepared(
+        job=job, kind=kind, objective=objective, rows=rows, held_out=held_out, stop_after=stop_after, key=key
+    )
+
+
+def run(prepared: Prepared, place: Path | None) -> Trained:
+    """Train ``prepared.kind.network``, from the checkpoint that a killed training of the same left in ``place``.
+
+    Args:
+        prepared: What is trained.
+        place: Directory of its checkpoints; None = none are written.
+
+    Raises:
+        ConfigError: a step that cannot be divided among processes, or a tracker that is not installed.
+        ModelError: training that diverged.
+    """
+    job, held_out = prepared.job, prepared.held_out
+    checkpoints = Checkpoints(place, prepared.key, job.config.checkpoint_seconds) if place else None
+    with seeded(job.seed):
+        history = fit(
+            prepared.objective,
+            prepared.rows,
+            config=job.config,
+            epochs=job.epochs,
+            seed=job.seed,
+            held_out=held_out if held_out.encoded else None,
+            stop_after=prepared.stop_after,
+            checkpoints=checkpoints,
+            progress=job.progress,
+        )
+    return Trained(history=history, logits=row_logits(prepared.kind, held_out.encoded))
+
+
+def _match(
+    kind: StudentKind, examples: Sequence[Example], rows: Sequence[TrainingRow], config: StudentConfig
+) -> HiddenMatch | None:
+    """The matching of hidden states, where the lessons have any."""
+    states = [row.lesson.states for row in rows if row.lesson.states is not None]
+    if not states:
+        return None
+    for e, row, one in zip(examples, rows, states, strict=True):
+        if len(one) != len(row.encoded.sequences):
+            raise DataError(
+                f"row {e.id!r}: {len(one)} teacher state(s) for the {len(row.encoded.sequences)} text(s) in which a "
+                f"student of kind {config.kind} reads the row; match a state of each option where it reads them one by "
+                "one, else the state at the answer"
+            )
+    return HiddenMatch(kind.network, states[0].shape[1], config.hidden)
+
+
+def _key(
+    job: Job, objective: Objective, rows: Sequence[TrainingRow], held_out: HeldOut, stop_after: float | None
+) -> str:
+    """Hash of all that a training depends on: options, starting weights, rows, libraries and processes."""
+    found = hashlib.sha256()
+    options = job.config.model_dump_json(exclude=_NO_PART)
+    versions = [metadata.version(name) for name in ("torch", "transformers", "accelerate")]
+    devices = torch.cuda.is_available(), torch.get_num_threads(), process_count()
+    found.update(repr((options, job.epochs, job.seed, stop_after, versions, devices)).encode())
+    for name, tensor in trained_tensors(objective).items():
+        found.update(name.encode())
+        found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for row in rows:
+        lesson = row.lesson
+        found.update(repr((row.encoded, lesson.answer, lesson.weights)).encode())
+        found.update(lesson.target_logits.tobytes())
+        found.update(b"" if lesson.states is None else lesson.states.tobytes())
+    found.update(repr((held_out.encoded, held_out.answers.tolist())).encode())
+    return found.hexdigest()
