@@ -138,7 +138,9 @@ def test_a_student_is_read_again_without_its_task(
 ) -> None:
     splits = {**choices.splits, "train": choices.splits["train"][:3], "dev": choices.splits["test"]}
     task = replace(choices, splits=splits, prompt=PromptConfig(shots=1, instruction="Choose."))
-    config = StudentConfig(model=str(model_dir("llama")), kind=name, label_epochs=1, likelihood="per byte")
+    config = StudentConfig(
+        model=str(model_dir("llama")), kind=name, label_epochs=1, early_stopping=None, likelihood="per byte"
+    )
     student = distill(config.model, task, None, method="labels", config=config, output_dir=tmp_path / "student")
     again = Student.load(tmp_path / "student")
     assert again.info == student.info
@@ -161,7 +163,7 @@ def test_the_code_of_the_model_card_runs(
 ) -> None:
     task = replace(request.getfixturevalue(which))
     task = replace(task, splits={"train": task.splits["train"][:3]})
-    config = StudentConfig(model=str(model_dir("llama")), kind=name, label_epochs=1)
+    config = StudentConfig(model=str(model_dir("llama")), kind=name, label_epochs=1, early_stopping=None)
     student = distill(config.model, task, None, method="labels", config=config)
     card = (student.directory / "README.md").read_text()
     assert "pipeline_tag: text-generation" in card

@@ -20,7 +20,9 @@ def test_a_decoder_with_a_head_reads_the_last_token_of_its_text(
     family: str, model_dir: Callable[[str], Path], kinds_of_text: Task
 ) -> None:
     """Against its own body and head, one text at a time and nothing padded."""
-    config = StudentConfig(model=str(model_dir(family)), label_epochs=2, batch_size=2, learning_rate=1e-3)
+    config = StudentConfig(
+        model=str(model_dir(family)), label_epochs=2, early_stopping=None, batch_size=2, learning_rate=1e-3
+    )
     student = distill(config.model, kinds_of_text, None, method="labels", config=config)
     tokenizer = AutoTokenizer.from_pretrained(student.directory)
     saved = json.loads((student.directory / "config.json").read_text())
@@ -37,7 +39,7 @@ def test_a_decoder_with_a_head_reads_the_last_token_of_its_text(
 def test_what_stands_after_a_text_in_its_batch_changes_nothing(
     model_dir: Callable[[str], Path], kinds_of_text: Task
 ) -> None:
-    config = StudentConfig(model=str(model_dir("llama")), label_epochs=1)
+    config = StudentConfig(model=str(model_dir("llama")), label_epochs=1, early_stopping=None)
     student = distill(config.model, kinds_of_text, None, method="labels", config=config)
     short = kinds_of_text.rows("train")[2]
     alone = student.predict_proba([short])[0]
