@@ -71,7 +71,7 @@ class Clock:
     @property
     def seconds(self) -> float:
         """Median of a step, without the first ones."""
-        return statistics.median(np.diff(self.moments)[WARM_UP:])
+        return float(np.median(np.diff(self.moments)[WARM_UP:]))
 
 
 class _Ticks(TrainerCallback):
@@ -147,7 +147,7 @@ def bare(task: Task, examples: Sequence[Example], config: StudentConfig, scratch
         trainer = Trainer(
             model=kind.network,
             args=arguments,
-            train_dataset=rows,  # type: ignore[arg-type]
+            train_dataset=rows,
             data_collator=collator,
             callbacks=[_Ticks(clock)],
         )

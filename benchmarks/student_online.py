@@ -3,7 +3,7 @@
 GKD compares distributions over the whole vocabulary, so student and teacher must share it: the student is the teacher's
 first blocks. It learns to answer with a label token, of the same prompts, for as many epochs. TRL's cheapest setting is
 timed, on given answers (``lmbda`` 0: nothing is generated); of a pool row, whose answer is not known, some label's token
-stands in the answer's place, which the distribution there does not depend on. Ours is timed from the untouched teacher
+stands in the place of the answer, which the distribution there does not depend on. Ours is timed from the untouched teacher
 to the saved student, into an empty cache.
 """
 
@@ -31,7 +31,7 @@ from probekd.tasks import load_task
 from probekd.tasks.base import Task
 from probekd.teacher.load import load_teacher, quiet_transformers
 
-TASK = "wordnet_kinds"
+TASK = "wordnet_which"
 SEED = 0
 NOT_INSTALLED = "trl is not installed: pip install trl"
 

@@ -46,7 +46,13 @@ def task(kind: str = "multiple_choice", **prompt: object) -> Task:
 
 def trained(directory: Path, task: Task, kind: KindName, likelihood: Likelihood = "sum") -> Student:
     config = StudentConfig(
-        model=str(directory), kind=kind, likelihood=likelihood, label_epochs=1, learning_rate=1e-3, max_length=250
+        model=str(directory),
+        kind=kind,
+        likelihood=likelihood,
+        label_epochs=1,
+        early_stopping=None,
+        learning_rate=1e-3,
+        max_length=250,
     )
     return distill(directory, task, None, method="labels", config=config)
 
@@ -169,7 +175,13 @@ def test_labels_of_several_tokens_are_asked_by_their_first(model_dir: Dir) -> No
 
 
 def test_students_that_lm_eval_cannot_ask(model_dir: Dir, monkeypatch: pytest.MonkeyPatch) -> None:
-    head = distill(model_dir("bert"), task(), None, method="labels", config=StudentConfig(model="bert", label_epochs=1))
+    head = distill(
+        model_dir("bert"),
+        task(),
+        None,
+        method="labels",
+        config=StudentConfig(model="bert", label_epochs=1, early_stopping=None),
+    )
     with pytest.raises(ModelError, match=r"kind 'head' does not answer in words.*label_token or option_likelihood"):
         harness_score(head, task().rows("test"))
     by_token = trained(model_dir("llama"), task(), "option_likelihood", "per token")

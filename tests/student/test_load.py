@@ -23,7 +23,7 @@ def load(directory: str | Path, kind: Kind = "classification") -> object:
 
 
 def test_a_decoder_without_pad_token_classifies(tiny_gpt2: Path, kinds: Task) -> None:
-    config = StudentConfig(model=str(tiny_gpt2), label_epochs=20, batch_size=8, learning_rate=6e-3)
+    config = StudentConfig(model=str(tiny_gpt2), label_epochs=20, early_stopping=None, batch_size=8, learning_rate=6e-3)
     student = distill(tiny_gpt2, kinds, None, method="labels", config=config)
     saved = json.loads((student.directory / "config.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(student.directory)

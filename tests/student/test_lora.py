@@ -89,7 +89,7 @@ def test_training_changes_the_targets_and_nothing_else(model_dir: Dir, choices: 
     directory = model_dir("llama")
     lora = LoraConfig(rank=4, targets=("q_proj", "up_proj"))
     config = StudentConfig(
-        model=str(directory), kind="label_token", label_epochs=5, learning_rate=1e-2, lora=lora, early_stopping=None
+        model=str(directory), kind="label_token", label_epochs=5, early_stopping=None, learning_rate=1e-2, lora=lora
     )
     student = distill(directory, task, None, method="labels", config=config, output_dir=tmp_path / "student")
     base, trained = (load_file(path / "model.safetensors") for path in (directory, tmp_path / "student"))
@@ -111,7 +111,7 @@ def test_lora_learns(kinds_student: Student, kinds: Task) -> None:
     rows = tuple(replace(e, answer=((e.answer or 0) + 1) % 3) for e in kinds.splits["train"])
     base = kinds_student.directory
     config = StudentConfig(
-        model=str(base), label_epochs=10, learning_rate=1e-2, batch_size=8, lora=LoraConfig(rank=2), early_stopping=None
+        model=str(base), label_epochs=10, early_stopping=None, learning_rate=1e-2, batch_size=8, lora=LoraConfig(rank=2)
     )
     task = replace(kinds, splits={"train": rows})
     student = distill(base, task, None, method="labels", config=config)

@@ -47,7 +47,6 @@ def test_a_student_with_another_tokenizer_learns_what_the_teacher_knows(
     tokens = [AutoTokenizer.from_pretrained(d)(text)["input_ids"] for d in (model_dir("llama"), student_dir)]
     assert len(tokens[0]) > 2 * len(tokens[1])  # one reads words, the other bytes
     config = StudentConfig(
-        early_stopping=None,
         model=str(student_dir),
         kind=kind,
         epochs=40,
@@ -55,6 +54,7 @@ def test_a_student_with_another_tokenizer_learns_what_the_teacher_knows(
         batch_size=8,
         alpha=0.0,
         max_length=64,
+        early_stopping=None,
     )
     student = distill(student_dir, few(kinds), targets, config=config)
     rows = few(kinds).rows("train", "unlabelled")

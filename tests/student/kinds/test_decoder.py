@@ -139,7 +139,7 @@ def test_a_student_is_read_again_without_its_task(
     splits = {**choices.splits, "train": choices.splits["train"][:3], "dev": choices.splits["test"]}
     task = replace(choices, splits=splits, prompt=PromptConfig(shots=1, instruction="Choose."))
     config = StudentConfig(
-        model=str(model_dir("llama")), kind=name, label_epochs=1, likelihood="per byte", early_stopping=None
+        model=str(model_dir("llama")), kind=name, label_epochs=1, early_stopping=None, likelihood="per byte"
     )
     student = distill(config.model, task, None, method="labels", config=config, output_dir=tmp_path / "student")
     again = Student.load(tmp_path / "student")

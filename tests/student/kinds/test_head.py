@@ -21,7 +21,7 @@ def test_a_decoder_with_a_head_reads_the_last_token_of_its_text(
 ) -> None:
     """Against its own body and head, one text at a time and nothing padded."""
     config = StudentConfig(
-        model=str(model_dir(family)), label_epochs=2, batch_size=2, learning_rate=1e-3, early_stopping=None
+        model=str(model_dir(family)), label_epochs=2, early_stopping=None, batch_size=2, learning_rate=1e-3
     )
     student = distill(config.model, kinds_of_text, None, method="labels", config=config)
     tokenizer = AutoTokenizer.from_pretrained(student.directory)

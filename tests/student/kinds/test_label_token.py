@@ -16,7 +16,7 @@ from probekd.tasks.base import Example, Task
 
 def test_a_decoder_learns_to_say_the_label(tiny_gpt2: Path, kinds: Task) -> None:
     config = StudentConfig(
-        model=str(tiny_gpt2), kind="label_token", label_epochs=20, batch_size=8, learning_rate=6e-3, early_stopping=None
+        model=str(tiny_gpt2), kind="label_token", label_epochs=20, early_stopping=None, batch_size=8, learning_rate=6e-3
     )
     student = distill(config.model, kinds, None, method="labels", config=config)
     test = kinds.rows("test")

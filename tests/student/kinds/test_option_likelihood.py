@@ -28,10 +28,10 @@ def test_every_likelihood_is_that_of_plain_transformers(
 
 def test_a_decoder_learns_which_option_to_say(tiny_gpt2: Path, which: Task) -> None:
     config = StudentConfig(
-        early_stopping=None,
         model=str(tiny_gpt2),
         kind="option_likelihood",
         label_epochs=8,
+        early_stopping=None,
         batch_size=8,
         learning_rate=6e-3,
     )
