@@ -83,7 +83,7 @@ def settings(teacher: Teacher, **changes: Any) -> StudentConfig:
     return StudentConfig(
         model=teacher.name,
         kind="cut",
-        **{"epochs": 0, "baselines": (), "learning_rate": 1e-3, "batch_size": 8} | changes,
+        **{"epochs": 0, "baselines": (), "learning_rate": 1e-3, "batch_size": 8, "early_stopping": None} | changes,
     )
 
 
