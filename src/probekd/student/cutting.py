@@ -87,7 +87,7 @@ def cut_student(
         tensors = _tensors(fitted, biased=not classifier and not reading.shared)
     put_head(network, tensors)
     tokenizer = load_tokenizer(model, config)
-    _name_classes(network.config, task, outputs, tokenizer.pad_token_id)
+    _name_outputs(network.config, ("score",) if reading.shared else task.labels or LETTERS[:outputs], tokenizer)
     student = Cut(
         network=network,
         tokenizer=tokenizer,
@@ -196,13 +196,12 @@ def _fresh(d: int, outputs: int, seed: int) -> dict[str, Tensor]:
     return {"weight": _FRESH_STD * torch.randn(outputs, d, generator=generator)}
 
 
-def _name_classes(architecture: Any, task: Task, outputs: int, pad_token_id: int) -> None:
+def _name_outputs(architecture: Any, names: Sequence[str], tokenizer: Any) -> None:
     """Tell a Transformers config what the head's scores are of, and what pads."""
-    names = task.labels or (LETTERS[:outputs] if outputs > 1 else ("score",))
     architecture.id2label = dict(enumerate(names))
     architecture.label2id = {name: number for number, name in enumerate(names)}
     if architecture.pad_token_id is None:
-        architecture.pad_token_id = pad_token_id
+        architecture.pad_token_id = tokenizer.pad_token_id
 
 
 def _check(student: Cut, view: View, reader: Reader, rows: Sequence[Example], model: str | Path) -> None:
