@@ -199,17 +199,20 @@ class StudentConfig(Section):
     """Hub revision."""
     kind: KindName = "head"
     """How the student answers: with a classification or multiple-choice ``head``; or, a decoder, in words, at the
-    ``label_token`` of the listed prompt or by ``option_likelihood``. docs/students.md says which to take."""
+    ``label_token`` of the listed prompt or by ``option_likelihood``; or, ``cut``, by the teacher's own first blocks with
+    the probe as their head. docs/students.md says which to take."""
     likelihood: Likelihood = "sum"
     """``option_likelihood`` only: what of an option's log-likelihood is compared, all of it or its mean."""
+    depth: int | None = Field(default=None, ge=1)
+    """``cut`` only: how many of the teacher's blocks; None = as many as the probe's best reader of one depth reads."""
     lora: LoraConfig | None = None
     """Train low-rank factors instead of every weight, and head modules whole; None = every weight."""
     method: Method = "probe-kd"
     """What the student in ``student/`` is trained on."""
     baselines: tuple[Method, ...] = ("labels", "logit-kd")
     """Further students, trained on the same labels (and pool, for KD) and saved in ``baselines/``."""
-    epochs: float = Field(default=4, gt=0)
-    """Passes over labelled rows and pool, for the KD methods."""
+    epochs: float = Field(default=4, ge=0)
+    """Passes over labelled rows and pool, for the KD methods; 0 leaves a ``cut`` student as the probe made it."""
     label_epochs: float = Field(default=15, gt=0)
     """Passes over the labelled rows, for ``labels``: it sees fewer rows, so it gets more passes."""
     early_stopping: EarlyStoppingConfig | None = EarlyStoppingConfig()
@@ -247,6 +250,22 @@ class StudentConfig(Section):
     trust_remote_code: bool = False
     """Run Python code that ships with the checkpoint. Off unless asked for."""
 
+    @model_validator(mode="after")
+    def _cut_alone(self) -> Self:
+        if self.kind != "cut":
+            if self.depth is not None:
+                raise ValueError("depth: only a student of kind cut has blocks to be counted")
+            if self.epochs == 0:
+                raise ValueError("epochs: 0 leaves a student untrained, and only one of kind cut knows anything then")
+        elif self.epochs == 0:
+            untrained = {self.method, *self.baselines} - {"probe-kd", "labels"}
+            if untrained:
+                raise ValueError(
+                    f"epochs: 0 trains no student of the method {sorted(untrained)[0]}, whose head starts at random; "
+                    "leave it out of method and baselines"
+                )
+        return self
+
 
 class EvaluateConfig(Section):
     """What is measured at the end."""
@@ -280,6 +299,17 @@ class RunConfig(Section):
     probe: ProbeConfig = ProbeConfig()
     student: Annotated[StudentConfig, BeforeValidator(_model_from_name)]
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _cut_from_the_teacher(self) -> Self:
+        student, teacher = self.student, self.teacher
+        if student.kind != "cut":
+            return self
+        if (student.model, student.revision) != (teacher.model, teacher.revision):
+            raise ValueError("student: a student of kind cut is made of the teacher's blocks; give both the same model")
+        if teacher.quantization or teacher.is_gguf:
+            raise ValueError("student: no student of kind cut is made of a quantised teacher; take another kind")
+        return self
 
 
 SectionT = TypeVar("SectionT", bound=Section)

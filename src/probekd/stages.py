@@ -293,6 +293,7 @@ def _students(config: RunConfig) -> dict[Method, str]:
 
 def do_distill(run: Run) -> Mapping[str, Any]:
     """Train the student and its baselines, on the same labels and the same pool."""
+    from probekd.start import start_of
     from probekd.student import Student, distill
 
     _check_student(run)
@@ -302,16 +303,17 @@ def do_distill(run: Run) -> Mapping[str, Any]:
         # A student that this stage finished before it was interrupted is not trained again.
         mark = run.path / ".parts" / f"{method}.json"
         if not (mark.is_file() and read_json(mark) == {"key": key, "files": _digests(run, place)}):
-            distill(
-                run.config.student.model,
-                run.task,
-                _targets(run, method),
-                config=run.config.student,
-                method=method,
-                output_dir=run.path / place,
-                seed=run.config.seed,
-                progress=run.progress,
-            )
+            with start_of(run, method) as model:
+                distill(
+                    model,
+                    run.task,
+                    _targets(run, method),
+                    config=run.config.student,
+                    method=method,
+                    output_dir=run.path / place,
+                    seed=run.config.seed,
+                    progress=run.progress,
+                )
             write_json(mark, {"key": key, "files": _digests(run, place)})
         Student.load(run.path / place, trust_remote_code=run.config.student.trust_remote_code)
         files += _digests(run, place)

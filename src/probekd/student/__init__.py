@@ -9,16 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from probekd.student.cutting import cut_student
     from probekd.student.distillation import distill
     from probekd.student.embed import frozen_embeddings
     from probekd.student.model import Student, StudentInfo
     from probekd.student.predict import predict_file
 
-__all__ = ["Student", "StudentInfo", "distill", "frozen_embeddings", "predict_file"]
+__all__ = ["Student", "StudentInfo", "cut_student", "distill", "frozen_embeddings", "predict_file"]
 
 _MODULES = {
     "Student": "model",
     "StudentInfo": "model",
+    "cut_student": "cutting",
     "distill": "distillation",
     "frozen_embeddings": "embed",
     "predict_file": "predict",

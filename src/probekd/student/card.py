@@ -44,6 +44,8 @@ def model_card(info: StudentInfo, kind: StudentKind) -> str:
 def _calibration(info: StudentInfo) -> str:
     """What the model's confidence is worth."""
     found = info.calibration
+    if not info.history:
+        return "It was not trained further: it is a probe of its teacher, and its probabilities are calibrated as the probe's."
     if found is None:
         return "Its probabilities are not calibrated: there were no held-out labels to do so with."
     rows = f"{found.n} {found.rows.replace('held out', 'held-out')} rows"

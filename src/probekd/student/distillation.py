@@ -20,12 +20,12 @@ from probekd.student.card import model_card
 from probekd.student.epochs import choose_epochs
 from probekd.student.fold import fold_temperature
 from probekd.student.history import mean_loss
-from probekd.student.holdout import choose_watched
+from probekd.student.holdout import Watched, choose_watched
 from probekd.student.kinds import StudentKind
 from probekd.student.lessons import Lesson, gold_lessons, soft_lessons, with_states
 from probekd.student.model import INFO_FILE, Student, StudentInfo
 from probekd.student.processes import is_main, process_count, wait_for_all
-from probekd.student.training import Job, prepare, run
+from probekd.student.training import Job, Trained, prepare, run
 from probekd.targets import SoftTargets
 from probekd.tasks.base import Example, Task
 
@@ -52,6 +52,8 @@ def distill(
     (``docs/students.md`` has the losses). The same seed gives the same weights, and so does a training that was killed
     and is called again with the same arguments.
 
+    With 0 epochs the student stays what its checkpoint is, which one of kind ``cut`` may (``cutting.cut_student``).
+
     Under ``accelerate launch`` every process calls this and gets the student; the first one writes it.
 
     Args:
@@ -72,12 +74,14 @@ def distill(
         ModelError: a checkpoint that cannot be used, training that diverged, or an output directory that is in use.
     """
     config = config or StudentConfig(model=str(model))
+    epochs = config.label_epochs if method == "labels" else config.epochs
     train_rows, pool = _rows(task, method)
+    pool = pool if epochs else []
     lessons = _lessons(task, [*train_rows, *pool], targets, hidden, config, method)
     root = _checkpoint_root(output_dir)
-    epochs = config.label_epochs if method == "labels" else config.epochs
     job = Job(model=model, task=task, config=config, epochs=epochs, seed=seed, progress=progress or Silent())
-    watched = choose_watched(task, train_rows, config, seed)
+    nothing = Watched(rows=None, rest=tuple(train_rows))
+    watched = choose_watched(task, train_rows, config, seed) if epochs else nothing
     choice = choose_epochs(job, (*watched.rest, *pool), lessons, watched, root) if watched.rows == "held out" else None
     prepared = prepare(
         job,
@@ -86,7 +90,7 @@ def distill(
         watching=watched.examples if watched.rows == "validation" else (),
         stop_after=choice.epochs if choice else None,
     )
-    trained = run(prepared, root and root / "training")
+    trained = run(prepared, root and root / "training") if epochs else Trained(history=(), logits=[])
     calibration = choice.calibration if choice else None
     if watched.rows == "validation":
         calibration = calibrate_student(trained.logits, prepared.held_out.answers, watched.rows)
@@ -108,7 +112,7 @@ def distill(
         num_labels_used=len(train_rows),
         num_pool_rows=len(pool),
         num_cut_rows=sum(row.encoded.cut for row in prepared.rows),
-        training_loss=mean_loss(trained.history),
+        training_loss=mean_loss(trained.history) if epochs else 0.0,
         seed=seed,
         versions=_versions(),
         calibration=calibration,

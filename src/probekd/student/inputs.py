@@ -35,6 +35,14 @@ class Said(NamedTuple):
     weight: float
 
 
+class Span(NamedTuple):
+    """Tokens [start, stop) of a sequence, whose mean state is read."""
+
+    sequence: int
+    start: int
+    stop: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
     """One row in tokens.
@@ -44,12 +52,14 @@ class Encoded:
         options: How many options the row has.
         cut: Whether a text was longer than the limit.
         said: What says each option, for a decoder that answers in words; else empty.
+        spans: Where a cut student reads the row, or each of its options; else empty.
     """
 
     sequences: tuple[TokenSequence, ...]
     options: int
     cut: bool
     said: tuple[Said, ...] = ()
+    spans: tuple[Span, ...] = ()
 
     @property
     def tokens(self) -> int:

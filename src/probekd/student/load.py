@@ -26,6 +26,7 @@ from probekd.config import StudentConfig
 from probekd.errors import ModelError
 from probekd.student.lora import merged, with_adapter
 from probekd.tasks.base import Kind
+from probekd.teacher.blocks import first_blocks
 from probekd.teacher.load import quiet_transformers
 
 HEADS: dict[Kind, tuple[Any, Any]] = {
@@ -44,6 +45,15 @@ def _as_model_error(model: str | Path) -> Iterator[None]:
             f"student {model}: cannot be loaded ({reason}); give a Hub id or a directory with config.json, "
             "model.safetensors and a tokenizer"
         ) from error
+
+
+def _in_float32(auto: Any, model: str | Path, architecture: Any, config: StudentConfig) -> tuple[Any, set[str]]:
+    """A network of an auto class, and the names of weights that the checkpoint lacks."""
+    with _as_model_error(model), quiet_transformers():
+        network, info = auto.from_pretrained(
+            model, config=architecture, dtype=torch.float32, output_loading_info=True, **_source(config)
+        )
+    return network, set(info["missing_keys"])
 
 
 def _source(config: StudentConfig) -> dict[str, Any]:
@@ -154,12 +164,60 @@ def load_decoder(model: str | Path, config: StudentConfig) -> Any:
             "such as SmolLM2 or Qwen, or student.kind: head"
         )
     auto: Any = AutoModelForCausalLM
-    with _as_model_error(model), quiet_transformers():
-        network, info = auto.from_pretrained(
-            model, config=architecture, dtype=torch.float32, output_loading_info=True, **_source(config)
-        )
-    _check_weights(model, "", info["missing_keys"])
+    network, missing = _in_float32(auto, model, architecture, config)
+    _check_weights(model, "", missing)
     return network if config.lora is None else with_adapter(network, config.lora, model=model)
+
+
+def load_blocks(model: str | Path, classifier: bool, config: StudentConfig) -> Any:
+    """A cut student's network in float32: a sequence classifier, or the body, whose head lies beside it.
+
+    Raises:
+        ModelError: not such a model, or weights that are missing.
+    """
+    architecture = load_config(model, config)
+    auto: Any = AutoModelForSequenceClassification if classifier else AutoModel
+    network, missing = _in_float32(auto, model, architecture, config)
+    _check_weights(model, "", missing)
+    return network
+
+
+def first_blocks_of(model: str | Path, depth: int, outputs: int | None, config: StudentConfig) -> Any:
+    """A decoder's first blocks in float32, with its final norm.
+
+    Args:
+        model: The whole model.
+        depth: How many blocks.
+        outputs: Scores of the sequence classifier that is wanted, whose head is left as it comes; None = the body alone.
+        config: Revision and trust_remote_code.
+
+    Raises:
+        ModelError: not a decoder, or weights that are missing.
+    """
+    architecture = load_config(model, config)
+    if not is_decoder(architecture):
+        raise ModelError(
+            f"student {model}: {architecture.model_type} is not a decoder, whose first blocks are a model of their own; "
+            "take a student of kind head"
+        )
+    first_blocks(architecture.get_text_config(), depth)
+    if outputs is not None:
+        architecture.num_labels = outputs
+    auto: Any = AutoModel if outputs is None else AutoModelForSequenceClassification
+    network, missing = _in_float32(auto, model, architecture, config)
+    _check_weights(model, "", missing - {"score.weight"})
+    return network
+
+
+def has_classifier(model: str | Path, config: StudentConfig) -> bool:
+    """Whether Transformers has a sequence classifier of a decoder's architecture that is one linear map ``score``."""
+    architecture = load_config(model, config)
+    if type(architecture) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        return False
+    with torch.device("meta"), quiet_transformers():
+        network = AutoModelForSequenceClassification.from_config(architecture)
+    head = getattr(network, "score", None)
+    return isinstance(head, torch.nn.Linear) and head.bias is None
 
 
 def load_encoder(model: str | Path, config: StudentConfig) -> Any:
@@ -169,11 +227,8 @@ def load_encoder(model: str | Path, config: StudentConfig) -> Any:
         ModelError: not a model, or encoder weights that are missing.
     """
     architecture = load_config(model, config)
-    with _as_model_error(model), quiet_transformers():
-        network, info = AutoModel.from_pretrained(
-            model, config=architecture, dtype=torch.float32, output_loading_info=True, **_source(config)
-        )
-    _check_weights(model, "", info["missing_keys"])
+    network, missing = _in_float32(AutoModel, model, architecture, config)
+    _check_weights(model, "", missing)
     return network.eval()
 
 

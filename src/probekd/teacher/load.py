@@ -256,7 +256,7 @@ def load_teacher(config: TeacherConfig | str | Path, *, depth: int | None = None
         blocks=tuple(find_stack(body, int(text_config.num_hidden_layers), config.model)),
         depths=depths,
         weights=weights,
-        norm=_find_norm(body),
+        norm=find_norm(body),
         head_weight=None if head is None else head.weight,
         head_bias=None if head is None else getattr(head, "bias", None),
         softcap=getattr(text_config, "final_logit_softcapping", None),
@@ -366,7 +366,7 @@ def gguf_source(source: Path) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
 
 
-def _find_norm(body: Any) -> Any | None:
+def find_norm(body: Any) -> Any | None:
     """The final norm, which sits beside the stack of blocks under one of a few names."""
     owners = [
         body,

@@ -17,7 +17,7 @@ from probekd.tasks.base import Task
 
 
 def test_a_kind_that_is_not_there_is_refused(kinds: Task, config: StudentConfig) -> None:
-    for name in {"static", "cut"} - set(KINDS):
+    for name in {"static"} - set(KINDS):
         absent = config.model_copy(update={"kind": name})
         with pytest.raises(ConfigError, match=rf"student\.kind: '{name}' is not there yet; take one of head"):
             distill(config.model, kinds, None, method="labels", config=absent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from probekd.config import KindName
 from probekd.errors import ConfigError
 from probekd.student.kinds.base import StudentKind
+from probekd.student.kinds.cut import Cut
 from probekd.student.kinds.head import Head
 from probekd.student.kinds.label_token import LabelToken
 from probekd.student.kinds.option_likelihood import OptionLikelihood
@@ -13,6 +14,7 @@ KINDS: dict[KindName, type[StudentKind]] = {
     "head": Head,
     "label_token": LabelToken,
     "option_likelihood": OptionLikelihood,
+    "cut": Cut,
 }
 
 __all__ = ["KINDS", "StudentKind", "kind_named"]

@@ -67,12 +67,8 @@ class Decoder:
         """
         present = present_options(rows)
         k = present.shape[1]
-        length = max(row.tokens for row in rows)
-        sequences = [s["input_ids"] for row in rows for s in row.sequences]
-        # No later token changes an earlier state of a causal model, so padding is any token, and needs no mask.
-        inputs = torch.zeros((len(sequences), length), dtype=torch.long)
-        for padded, ids in zip(inputs, sequences, strict=True):
-            padded[: len(ids)] = torch.tensor(ids)
+        inputs = pad_right([s["input_ids"] for row in rows for s in row.sequences])
+        length = inputs.shape[1]
         places, slots, first = [], [], 0
         for i, row in enumerate(rows):
             places += [(first + said.sequence) * length + said.at for said in row.said]
@@ -104,14 +100,24 @@ class Decoder:
         """See ``StudentKind``."""
         save_network(self.network, self.tokenizer, directory)
 
-    def check_length(self, example: Example, sequence: TokenSequence) -> None:
-        """Raise DataError unless a prompt fits."""
-        if len(sequence.tokens) > self.max_length:
-            raise DataError(
-                f"row {example.id!r}: its prompt has {len(sequence.tokens)} tokens and the student reads {self.max_length}; "
-                "a cut prompt would ask something else, so raise student.max_length, shorten the prompt, or take a "
-                "student with a longer context"
-            )
+
+def pad_right(sequences: Sequence[Sequence[int]]) -> Tensor:
+    """Token ids of s sequences as (s, longest)."""
+    # No later token changes an earlier state of a causal model, so padding is any token, and needs no mask.
+    inputs = torch.zeros((len(sequences), max(map(len, sequences))), dtype=torch.long)
+    for padded, ids in zip(inputs, sequences, strict=True):
+        padded[: len(ids)] = torch.tensor(ids)
+    return inputs
+
+
+def check_length(example: Example, sequence: TokenSequence, max_length: int) -> None:
+    """Raise DataError unless a prompt fits."""
+    if len(sequence.tokens) > max_length:
+        raise DataError(
+            f"row {example.id!r}: its prompt has {len(sequence.tokens)} tokens and the student reads {max_length}; "
+            "a cut prompt would ask something else, so raise student.max_length, shorten the prompt, or take a "
+            "student with a longer context"
+        )
 
 
 @contextmanager

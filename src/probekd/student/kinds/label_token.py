@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from probekd.errors import DataError
 from probekd.prompts import PromptEncoder
 from probekd.student.inputs import Encoded, Said
-from probekd.student.kinds.decoder import Decoder, example_of
+from probekd.student.kinds.decoder import Decoder, check_length, example_of
 from probekd.tasks.base import Example
 
 _USAGE = """import torch
@@ -48,7 +48,7 @@ class LabelToken(Decoder):
 
     def _encode(self, example: Example) -> Encoded:
         (sequence,) = self.prompts.encode(example, "listed").sequences
-        self.check_length(example, sequence)
+        check_length(example, sequence, self.max_length)
         labels = _distinct(self.prompts, example)
         return Encoded(
             sequences=({"input_ids": list(sequence.tokens)},),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from probekd.prompts import Prompt
 from probekd.student.inputs import Encoded, Said
-from probekd.student.kinds.decoder import Decoder, example_of
+from probekd.student.kinds.decoder import Decoder, check_length, example_of
 from probekd.tasks.base import Example
 
 _USAGE = """import torch
@@ -54,7 +54,7 @@ class OptionLikelihood(Decoder):
     def _encode(self, example: Example) -> Encoded:
         prompt = self.prompts.encode(example, "branched")
         for sequence in prompt.sequences:
-            self.check_length(example, sequence)
+            check_length(example, sequence, self.max_length)
         return Encoded(
             sequences=tuple({"input_ids": list(s.tokens)} for s in prompt.sequences),
             options=len(prompt.sequences),
