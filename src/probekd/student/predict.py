@@ -11,7 +11,9 @@ import pyarrow as pa
 from probekd.errors import DataError
 from probekd.files import replacing
 from probekd.progress import Progress, Silent, working
-from probekd.student.model import Student, StudentInfo
+from probekd.student.backends import open_student
+from probekd.student.model import StudentInfo
+from probekd.student.onnx import Backend
 from probekd.student.tables import chunks, table_writer
 from probekd.tasks.base import Example, check_options
 from probekd.tasks.readers import Row, read_rows
@@ -20,6 +22,8 @@ from probekd.tasks.rows import options_of, text_of
 QUESTION_COLUMNS = ("question", "text", "sentence", "input")
 OPTION_COLUMNS = ("choices", "options")
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+Answer = Callable[[Sequence[Example]], Sequence[Row]]
+"""From rows to the columns that are added to them."""
 ADDED = pa.schema(
     {
         "prediction": pa.string(),
@@ -37,6 +41,7 @@ def predict_file(
     *,
     question: str | None = None,
     options: str | Sequence[str] | None = None,
+    backend: Backend = "torch",
     batch_rows: int = 1024,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -54,6 +59,7 @@ def predict_file(
         question: Column of the text; None = the first of question, text, sentence, input that the first row has.
         options: Multiple choice: a column with a list of texts (in CSV, a JSON list), or the columns that hold one
             option each, in which empty cells at the end mean fewer options; None = choices or options.
+        backend: What answers: PyTorch, or one of the student's ONNX files.
         batch_rows: Rows in memory at a time.
         overwrite: Replace an output file that exists.
         progress: Told of the rows predicted.
@@ -63,7 +69,43 @@ def predict_file(
 
     Raises:
         DataError: a file, column or row that cannot be used.
-        ModelError: not a student directory.
+        ModelError: not a student directory, or one without the ONNX file that is asked for.
+    """
+
+    def open_answer() -> Answer:
+        student = open_student(student_dir, backend)
+        return lambda rows: [prediction(e, p) for e, p in zip(rows, student.predict_proba(rows), strict=True)]
+
+    return answer_file(
+        StudentInfo.load(Path(student_dir)),
+        input_path,
+        output_path,
+        open_answer,
+        ADDED,
+        question=question,
+        options=options,
+        batch_rows=batch_rows,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def answer_file(
+    info: StudentInfo,
+    input_path: Path,
+    output_path: Path,
+    open_answer: Callable[[], Answer],
+    added: pa.Schema,
+    *,
+    question: str | None,
+    options: str | Sequence[str] | None,
+    batch_rows: int,
+    overwrite: bool,
+    progress: Progress | None,
+) -> int:
+    """Copy a file's rows with columns ``added`` by what ``open_answer`` gives; see ``predict_file`` for the rest.
+
+    The answerer is opened when all rows are known to be usable, since loading models takes a while.
     """
     if output_path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{output_path}: cannot tell the format from its name; expected {', '.join(SUFFIXES)}")
@@ -71,23 +113,31 @@ def predict_file(
         raise DataError(f"{output_path}: exists already; give another name or ask to overwrite it")
     if output_path.resolve() == input_path.resolve():
         raise DataError(f"{output_path}: is the input; give another name")
-    to_example = _reader(StudentInfo.load(Path(student_dir)), input_path, question, options)
-    total, columns = _check(input_path, to_example)
-    student = Student.load(student_dir)
+    to_example = row_reader(info, input_path, question, options)
+    total, columns = _check(input_path, to_example, added.names)
+    answer = open_answer()
     with (
         working(progress or Silent(), "predict", total, "rows") as progress,
         replacing(output_path) as unfinished,
-        table_writer(unfinished, output_path, input_path, columns, ADDED, batch_rows) as write,
+        table_writer(unfinished, output_path, input_path, columns, added, batch_rows) as write,
     ):
         for chunk in chunks(read_rows(input_path), batch_rows):
-            examples = [to_example(where, row) for where, row in chunk]
-            probs = student.predict_proba(examples)
-            write([{**row, **_prediction(e, p)} for (_, row), e, p in zip(chunk, examples, probs, strict=True)])
+            answers = answer([to_example(where, row) for where, row in chunk])
+            write([{**row, **more} for (_, row), more in zip(chunk, answers, strict=True)])
             progress.advance(len(chunk))
     return total
 
 
-def _prediction(example: Example, probs: np.ndarray) -> Row:
+def read_examples(
+    info: StudentInfo, path: Path, question: str | None = None, options: str | Sequence[str] | None = None
+) -> list[Example]:
+    """All rows of a file as ``predict_file`` reads them; an Example's id is the place of its row."""
+    to_example = row_reader(info, path, question, options)
+    return [to_example(where, row) for where, row in read_rows(path)]
+
+
+def prediction(example: Example, probs: np.ndarray) -> Row:
+    """The columns that say what was predicted of a row."""
     best = int(probs.argmax())
     return {
         "prediction": example.options[best],
@@ -97,7 +147,7 @@ def _prediction(example: Example, probs: np.ndarray) -> Row:
     }
 
 
-def _reader(
+def row_reader(
     info: StudentInfo, path: Path, question: str | None, options: str | Sequence[str] | None
 ) -> Callable[[str, Row], Example]:
     """How a row becomes an Example; the columns are looked up once, in the first row."""
@@ -132,7 +182,9 @@ def _existing(names: Sequence[str], row: Row, where: str, option: str) -> str:
     raise DataError(f"{where}: no column {wanted}; found {', '.join(map(repr, row))}; name the right one with {option}")
 
 
-def _check(path: Path, to_example: Callable[[str, Row], Example]) -> tuple[int, tuple[str, ...]]:
+def _check(
+    path: Path, to_example: Callable[[str, Row], Example], added: Sequence[str]
+) -> tuple[int, tuple[str, ...]]:
     """Read all rows once: their number and columns."""
     columns: dict[str, None] = {}
     total = 0
@@ -140,6 +192,6 @@ def _check(path: Path, to_example: Callable[[str, Row], Example]) -> tuple[int, 
         to_example(where, row)
         columns |= dict.fromkeys(row)
         total += 1
-    if taken := [name for name in ADDED.names if name in columns]:
+    if taken := [name for name in added if name in columns]:
         raise DataError(f"{path}: has a column {taken[0]!r} already; rename it, it would be replaced")
     return total, tuple(columns)
