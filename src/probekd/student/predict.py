@@ -182,9 +182,7 @@ def _existing(names: Sequence[str], row: Row, where: str, option: str) -> str:
     raise DataError(f"{where}: no column {wanted}; found {', '.join(map(repr, row))}; name the right one with {option}")
 
 
-def _check(
-    path: Path, to_example: Callable[[str, Row], Example], added: Sequence[str]
-) -> tuple[int, tuple[str, ...]]:
+def _check(path: Path, to_example: Callable[[str, Row], Example], added: Sequence[str]) -> tuple[int, tuple[str, ...]]:
     """Read all rows once: their number and columns."""
     columns: dict[str, None] = {}
     total = 0

@@ -20,6 +20,7 @@ from probekd.student.backends import open_student
 from probekd.student.onnx import export as exporting
 from probekd.student.onnx import parity
 from probekd.student.onnx.export import export_onnx, spread_over_lengths
+from probekd.targets import softmax
 from probekd.tasks.base import Example, Task
 
 onnx = pytest.importorskip("onnx")
@@ -61,7 +62,7 @@ def test_a_classifier_answers_as_the_plain_model_row_by_row(kinds: Task, exporte
         for row, probs in zip(rows, student.predict_proba(rows, batch_size=batch_size), strict=True):
             with torch.no_grad():
                 logits = model(**tokenizer(row.question, return_tensors="pt")).logits[0]
-            np.testing.assert_allclose(probs, torch.softmax(logits, -1).numpy(), atol=1e-5)
+            np.testing.assert_allclose(probs, torch.softmax(logits / student.info.temperature, -1).numpy(), atol=1e-5)
 
 
 def test_multiple_choice_answers_as_the_plain_model_row_by_row(which: Task, exported: dict[str, Path]) -> None:
@@ -74,7 +75,7 @@ def test_multiple_choice_answers_as_the_plain_model_row_by_row(which: Task, expo
             pairs = tokenizer([row.question] * len(row.options), row.options, padding=True, return_tensors="pt")
             with torch.no_grad():
                 logits = model(**{name: tensor[None] for name, tensor in pairs.items()}).logits[0]
-            np.testing.assert_allclose(probs, torch.softmax(logits, -1).numpy(), atol=1e-5)
+            np.testing.assert_allclose(probs, torch.softmax(logits / student.info.temperature, -1).numpy(), atol=1e-5)
 
 
 def test_the_file_is_usable_without_probekd(which: Task, exported: dict[str, Path]) -> None:
@@ -82,12 +83,14 @@ def test_the_file_is_usable_without_probekd(which: Task, exported: dict[str, Pat
     tokenizer = AutoTokenizer.from_pretrained(exported["which"])
     shapes = {entry.name: entry.shape for entry in (*session.get_inputs(), *session.get_outputs())}
     assert shapes.pop("logits") == ["batch", "options"]
-    assert shapes == dict.fromkeys(["input_ids", "token_type_ids", "attention_mask"], ["batch", "options", "tokens"])
+    assert set(shapes) == {"input_ids", "token_type_ids", "attention_mask"}
+    assert all(shape == ["batch", "options", "tokens"] for shape in shapes.values())
     row = which.rows("test")[0]
     pairs = tokenizer([row.question] * len(row.options), row.options, padding=True, return_tensors="np")
     (logits,) = session.run(["logits"], {name: values[None] for name, values in pairs.items()})
-    (probs,) = Student.load(exported["which"]).predict_proba([row])
-    np.testing.assert_allclose(np.exp(logits[0]) / np.exp(logits[0]).sum(), probs, atol=1e-5)
+    student = Student.load(exported["which"])
+    (probs,) = student.predict_proba([row])
+    np.testing.assert_allclose(softmax(logits[0] / student.info.temperature), probs, atol=1e-5)
 
 
 def test_both_files_predict_a_file(kinds: Task, exported: dict[str, Path], tmp_path: Path) -> None:

@@ -32,7 +32,11 @@ def test_equal_answers_are_exact_and_answers_that_are_no_numbers_are_as_far_as_c
 
 @pytest.mark.parametrize(
     "bound",
-    [Bound(worst=0.1, mean=1, agreement=0), Bound(worst=1, mean=0.01, agreement=0), Bound(worst=1, mean=1, agreement=1)],
+    [
+        Bound(worst=0.1, mean=1, agreement=0),
+        Bound(worst=1, mean=0.01, agreement=0),
+        Bound(worst=1, mean=1, agreement=1),
+    ],
 )
 def test_each_part_of_a_bound_is_required(bound: Bound) -> None:
     moved = [np.array([0.4, 0.45, 0.15]), *PLAIN[1:]]

@@ -66,11 +66,12 @@ def export_onnx(
     plain = student.predict_proba(rows, batch_size=1)
 
     def check(path: Path, bound: Bound | None, remedy: str, of: slice = slice(None)) -> Parity:
-        exported = OnnxStudent(info=student.info, model=student.model, session=open_session(path))
+        exported = OnnxStudent(info=student.info, ready=student.model, network=open_session(path))
         answers = [exported.predict_proba(rows[of], batch_size=size) for size in BATCHES]
         found = [compare(rows[of], plain[of], answer) for answer in answers]
-        for parity in found if bound else ():
-            require(parity, bound, path.name, remedy)
+        if bound is not None:
+            for parity in found:
+                require(parity, bound, path.name, remedy)
         return max(found, key=lambda parity: parity.mean)
 
     with replacing(Path(directory) / FOLDER) as unfinished:
