@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,6 @@ from probekd.tasks.rows import options_of, text_of
 QUESTION_COLUMNS = ("question", "text", "sentence", "input")
 OPTION_COLUMNS = ("choices", "options")
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-Answer = Callable[[Sequence[Example]], Sequence[Row]]
-"""From rows to the columns that are added to them."""
 ADDED = pa.schema(
     {
         "prediction": pa.string(),
@@ -71,41 +70,77 @@ def predict_file(
         DataError: a file, column or row that cannot be used.
         ModelError: not a student directory, or one without the ONNX file that is asked for.
     """
-
-    def open_answer() -> Answer:
-        student = open_student(student_dir, backend)
-        return lambda rows: [prediction(e, p) for e, p in zip(rows, student.predict_proba(rows), strict=True)]
-
-    return answer_file(
+    plan = plan_file(
         StudentInfo.load(Path(student_dir)),
         input_path,
         output_path,
-        open_answer,
         ADDED,
         question=question,
         options=options,
-        batch_rows=batch_rows,
         overwrite=overwrite,
-        progress=progress,
     )
+    student = open_student(student_dir, backend)
+
+    def answer(rows: Sequence[Example]) -> list[Row]:
+        return [prediction(e, p) for e, p in zip(rows, student.predict_proba(rows), strict=True)]
+
+    plan.write(answer, batch_rows=batch_rows, progress=progress)
+    return plan.rows
 
 
-def answer_file(
+@dataclass(frozen=True, kw_only=True)
+class FilePlan:
+    """A file whose rows are all known to be usable, and where they go with more columns.
+
+    Attributes:
+        input_path: Rows.
+        output_path: Where the rows go.
+        to_example: From a row and its place to an Example, whose id is the place.
+        rows: Their number.
+        columns: Their columns.
+        added: The columns that come after them.
+    """
+
+    input_path: Path
+    output_path: Path
+    to_example: Callable[[str, Row], Example]
+    rows: int
+    columns: tuple[str, ...]
+    added: pa.Schema
+
+    def examples(self) -> Iterator[Example]:
+        """The rows, one at a time."""
+        return (self.to_example(where, row) for where, row in read_rows(self.input_path))
+
+    def write(
+        self, answer: Callable[[Sequence[Example]], Sequence[Row]], *, batch_rows: int, progress: Progress | None
+    ) -> None:
+        """Write the rows with what ``answer`` adds to each, a batch at a time; the output appears when it is complete."""
+        with (
+            working(progress or Silent(), "predict", self.rows, "rows") as progress,
+            replacing(self.output_path) as unfinished,
+            table_writer(unfinished, self.output_path, self.input_path, self.columns, self.added, batch_rows) as write,
+        ):
+            for chunk in chunks(read_rows(self.input_path), batch_rows):
+                answers = answer([self.to_example(where, row) for where, row in chunk])
+                write([{**row, **more} for (_, row), more in zip(chunk, answers, strict=True)])
+                progress.advance(len(chunk))
+
+
+def plan_file(
     info: StudentInfo,
     input_path: Path,
     output_path: Path,
-    open_answer: Callable[[], Answer],
     added: pa.Schema,
     *,
     question: str | None,
     options: str | Sequence[str] | None,
-    batch_rows: int,
     overwrite: bool,
-    progress: Progress | None,
-) -> int:
-    """Copy a file's rows with columns ``added`` by what ``open_answer`` gives; see ``predict_file`` for the rest.
+) -> FilePlan:
+    """Read all rows once, before models are loaded; see ``predict_file``.
 
-    The answerer is opened when all rows are known to be usable, since loading models takes a while.
+    Raises:
+        DataError: a file, column or row that cannot be used.
     """
     if output_path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{output_path}: cannot tell the format from its name; expected {', '.join(SUFFIXES)}")
@@ -115,17 +150,9 @@ def answer_file(
         raise DataError(f"{output_path}: is the input; give another name")
     to_example = row_reader(info, input_path, question, options)
     total, columns = _check(input_path, to_example, added.names)
-    answer = open_answer()
-    with (
-        working(progress or Silent(), "predict", total, "rows") as progress,
-        replacing(output_path) as unfinished,
-        table_writer(unfinished, output_path, input_path, columns, added, batch_rows) as write,
-    ):
-        for chunk in chunks(read_rows(input_path), batch_rows):
-            answers = answer([to_example(where, row) for where, row in chunk])
-            write([{**row, **more} for (_, row), more in zip(chunk, answers, strict=True)])
-            progress.advance(len(chunk))
-    return total
+    return FilePlan(
+        input_path=input_path, output_path=output_path, to_example=to_example, rows=total, columns=columns, added=added
+    )
 
 
 def read_examples(
