@@ -52,7 +52,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/.created
 	@$(call install,.[gguf],probekd and what it needs)
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.runtime
-	@$(call install,.[dev,lm-eval,peft],what the tests need)
+	@$(call install,.[dev,lm-eval,onnx,peft],what the tests need)
 
 # $(call install,REQUIREMENT,DESCRIPTION): install in editable form, print the seconds, stamp the target.
 define install

@@ -26,6 +26,7 @@ ROOMS = (
     "rundir",
     "stages",
     "run",
+    "cascade",
 )
 # Targets are what probes make, and know nothing of them: the one room that probes may look down to.
 ALLOWED = {("probes", "targets")}

@@ -97,16 +97,11 @@ class Run:
             splits: Splits to read.
             spoken: Read the chosen output readout too; without it, passes end at the probe's deepest depth.
         """
-        from probekd.extraction import default_positions
+        from probekd.probes.reading import passes
 
         found: States | None = None
-        needs = dict(self.probe.needs)
-        said = (*((self.outputs.layout,) if spoken else ()), *self.probe.layouts_of_words)
-        for layout in said:
-            if layout not in needs:
-                needs[layout] = (default_positions(self.task, layout)[:1], (self.probe.reader.depth,))
-        for layout, (positions, depths) in needs.items():
-            more = self.read(splits, layouts=(layout,), positions=positions, depths=depths, outputs=layout in said)
+        for what in passes(self.probe, self.task, said=(self.outputs.layout,) if spoken else ()):
+            more = self.read(splits, **what)
             found = more if found is None else found + more
         assert found is not None
         return found

@@ -1,4 +1,5 @@
 import json
+import random
 from pathlib import Path
 
 import pyarrow as pa
@@ -112,3 +113,17 @@ def test_json_lines_with_every_kind_of_value_survive(tmp_path: Path) -> None:
     row = {"q": 'ü\\n"', "o": ["a", None], "n": 1.5, "t": True}
     path = write(tmp_path / "a.jsonl", json.dumps(row))
     assert list(read_rows(path)) == [(f"{path}:1", row)]
+
+
+def test_a_row_group_of_all_rows_is_not_read_at_once(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    texts = [f"{draw.getrandbits(2000):0500x}" for _ in range(40_000)]
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": texts}), path, row_group_size=len(texts))
+    most = 0
+    for number, (_, row) in enumerate(read_rows(path)):
+        assert row["text"] == texts[number]
+        if number % 1000 == 0:
+            most = max(most, pa.total_allocated_bytes())
+    assert number == len(texts) - 1
+    assert most < path.stat().st_size / 3

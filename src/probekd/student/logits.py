@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from probekd.student.inputs import Encoded, row_batches
-from probekd.student.kinds import StudentKind
+from probekd.student.kinds.base import Answering
 
 
-def row_logits(kind: StudentKind, encoded: Sequence[Encoded], *, batch_size: int = 64) -> list[np.ndarray]:
+def row_logits(kind: Answering, encoded: Sequence[Encoded], *, batch_size: int = 64) -> list[np.ndarray]:
     """Logits of each row, float32 of shape (k_i,); the network is put into evaluation mode.
 
     Args:
-        kind: A loaded student.
+        kind: A loaded student, or what answers in its place.
         encoded: What its ``encode`` gave.
         batch_size: Token sequences a batch.
     """

@@ -94,6 +94,16 @@ class StudentInfo:
         splits = {self.prompt.shots_from: self.worked_examples} if self.worked_examples else {}
         return Task(name=self.task, kind=self.kind, splits=splits, labels=self.labels, prompt=self.prompt)
 
+    def loading(self, directory: Path, *, trust_remote_code: bool = False) -> StudentConfig:
+        """What a kind is to be told to load the student from its directory."""
+        config = StudentConfig(
+            model=str(directory),
+            kind=self.student_kind,
+            likelihood=self.likelihood,
+            trust_remote_code=trust_remote_code,
+        )
+        return config.model_copy(update={"max_length": self.max_length})
+
     @classmethod
     def load(cls, directory: Path) -> StudentInfo:
         """Read ``probekd.json``.
@@ -182,12 +192,7 @@ class Student:
         """
         directory = Path(directory)
         info = StudentInfo.load(directory)
-        config = StudentConfig(
-            model=str(directory),
-            kind=info.student_kind,
-            likelihood=info.likelihood,
-            trust_remote_code=trust_remote_code,
-        ).model_copy(update={"max_length": info.max_length})
+        config = info.loading(directory, trust_remote_code=trust_remote_code)
         model = kind_named(info.student_kind).load(directory, info.known_task, config)
         model.network.eval().to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(directory=directory, info=info, model=model, _temporary=temporary)

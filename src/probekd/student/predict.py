@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pyarrow as pa
 from probekd.errors import DataError
 from probekd.files import replacing
 from probekd.progress import Progress, Silent, working
-from probekd.student.model import Student, StudentInfo
+from probekd.student.backends import open_student
+from probekd.student.model import StudentInfo
+from probekd.student.onnx import Backend
 from probekd.student.tables import chunks, table_writer
 from probekd.tasks.base import Example, check_options
 from probekd.tasks.readers import Row, read_rows
@@ -37,6 +40,7 @@ def predict_file(
     *,
     question: str | None = None,
     options: str | Sequence[str] | None = None,
+    backend: Backend = "torch",
     batch_rows: int = 1024,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -54,6 +58,7 @@ def predict_file(
         question: Column of the text; None = the first of question, text, sentence, input that the first row has.
         options: Multiple choice: a column with a list of texts (in CSV, a JSON list), or the columns that hold one
             option each, in which empty cells at the end mean fewer options; None = choices or options.
+        backend: What answers: PyTorch, or one of the student's ONNX files.
         batch_rows: Rows in memory at a time.
         overwrite: Replace an output file that exists.
         progress: Told of the rows predicted.
@@ -63,7 +68,79 @@ def predict_file(
 
     Raises:
         DataError: a file, column or row that cannot be used.
-        ModelError: not a student directory.
+        ModelError: not a student directory, or one without the ONNX file that is asked for.
+    """
+    plan = plan_file(
+        StudentInfo.load(Path(student_dir)),
+        input_path,
+        output_path,
+        ADDED,
+        question=question,
+        options=options,
+        overwrite=overwrite,
+    )
+    student = open_student(student_dir, backend)
+
+    def answer(rows: Sequence[Example]) -> list[Row]:
+        return [prediction(e, p) for e, p in zip(rows, student.predict_proba(rows), strict=True)]
+
+    plan.write(answer, batch_rows=batch_rows, progress=progress)
+    return plan.rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePlan:
+    """A file whose rows are all known to be usable, and where they go with more columns.
+
+    Attributes:
+        input_path: Rows.
+        output_path: Where the rows go.
+        to_example: From a row and its place to an Example, whose id is the place.
+        rows: Their number.
+        columns: Their columns.
+        added: The columns that come after them.
+    """
+
+    input_path: Path
+    output_path: Path
+    to_example: Callable[[str, Row], Example]
+    rows: int
+    columns: tuple[str, ...]
+    added: pa.Schema
+
+    def examples(self) -> Iterator[Example]:
+        """The rows, one at a time."""
+        return (self.to_example(where, row) for where, row in read_rows(self.input_path))
+
+    def write(
+        self, answer: Callable[[Sequence[Example]], Sequence[Row]], *, batch_rows: int, progress: Progress | None
+    ) -> None:
+        """Write the rows with what ``answer`` adds to each, a batch at a time; the output appears when it is complete."""
+        with (
+            working(progress or Silent(), "predict", self.rows, "rows") as progress,
+            replacing(self.output_path) as unfinished,
+            table_writer(unfinished, self.output_path, self.input_path, self.columns, self.added, batch_rows) as write,
+        ):
+            for chunk in chunks(read_rows(self.input_path), batch_rows):
+                answers = answer([self.to_example(where, row) for where, row in chunk])
+                write([{**row, **more} for (_, row), more in zip(chunk, answers, strict=True)])
+                progress.advance(len(chunk))
+
+
+def plan_file(
+    info: StudentInfo,
+    input_path: Path,
+    output_path: Path,
+    added: pa.Schema,
+    *,
+    question: str | None,
+    options: str | Sequence[str] | None,
+    overwrite: bool,
+) -> FilePlan:
+    """Read all rows once, before models are loaded; see ``predict_file``.
+
+    Raises:
+        DataError: a file, column or row that cannot be used.
     """
     if output_path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{output_path}: cannot tell the format from its name; expected {', '.join(SUFFIXES)}")
@@ -71,23 +148,23 @@ def predict_file(
         raise DataError(f"{output_path}: exists already; give another name or ask to overwrite it")
     if output_path.resolve() == input_path.resolve():
         raise DataError(f"{output_path}: is the input; give another name")
-    to_example = _reader(StudentInfo.load(Path(student_dir)), input_path, question, options)
-    total, columns = _check(input_path, to_example)
-    student = Student.load(student_dir)
-    with (
-        working(progress or Silent(), "predict", total, "rows") as progress,
-        replacing(output_path) as unfinished,
-        table_writer(unfinished, output_path, input_path, columns, ADDED, batch_rows) as write,
-    ):
-        for chunk in chunks(read_rows(input_path), batch_rows):
-            examples = [to_example(where, row) for where, row in chunk]
-            probs = student.predict_proba(examples)
-            write([{**row, **_prediction(e, p)} for (_, row), e, p in zip(chunk, examples, probs, strict=True)])
-            progress.advance(len(chunk))
-    return total
+    to_example = row_reader(info, input_path, question, options)
+    total, columns = _check(input_path, to_example, added.names)
+    return FilePlan(
+        input_path=input_path, output_path=output_path, to_example=to_example, rows=total, columns=columns, added=added
+    )
 
 
-def _prediction(example: Example, probs: np.ndarray) -> Row:
+def read_examples(
+    info: StudentInfo, path: Path, question: str | None = None, options: str | Sequence[str] | None = None
+) -> list[Example]:
+    """All rows of a file as ``predict_file`` reads them; an Example's id is the place of its row."""
+    to_example = row_reader(info, path, question, options)
+    return [to_example(where, row) for where, row in read_rows(path)]
+
+
+def prediction(example: Example, probs: np.ndarray) -> Row:
+    """The columns that say what was predicted of a row."""
     best = int(probs.argmax())
     return {
         "prediction": example.options[best],
@@ -97,7 +174,7 @@ def _prediction(example: Example, probs: np.ndarray) -> Row:
     }
 
 
-def _reader(
+def row_reader(
     info: StudentInfo, path: Path, question: str | None, options: str | Sequence[str] | None
 ) -> Callable[[str, Row], Example]:
     """How a row becomes an Example; the columns are looked up once, in the first row."""
@@ -132,7 +209,7 @@ def _existing(names: Sequence[str], row: Row, where: str, option: str) -> str:
     raise DataError(f"{where}: no column {wanted}; found {', '.join(map(repr, row))}; name the right one with {option}")
 
 
-def _check(path: Path, to_example: Callable[[str, Row], Example]) -> tuple[int, tuple[str, ...]]:
+def _check(path: Path, to_example: Callable[[str, Row], Example], added: Sequence[str]) -> tuple[int, tuple[str, ...]]:
     """Read all rows once: their number and columns."""
     columns: dict[str, None] = {}
     total = 0
@@ -140,6 +217,6 @@ def _check(path: Path, to_example: Callable[[str, Row], Example]) -> tuple[int, 
         to_example(where, row)
         columns |= dict.fromkeys(row)
         total += 1
-    if taken := [name for name in ADDED.names if name in columns]:
+    if taken := [name for name in added if name in columns]:
         raise DataError(f"{path}: has a column {taken[0]!r} already; rename it, it would be replaced")
     return total, tuple(columns)

@@ -140,7 +140,8 @@ def _read_parquet(path: Path) -> Iterator[Located]:
 
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        # Left to itself it reads a row group whole, and a writer may have made one of all rows.
+        with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     yield f"{path} row {number}", row

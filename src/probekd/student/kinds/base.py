@@ -86,6 +86,15 @@ class StudentKind(Protocol):
         ...
 
 
+class Answering(Protocol):
+    """Of a student what answering rows in tokens takes; its network may be another's, such as ONNX Runtime's."""
+
+    @property
+    def network(self) -> Any: ...  # noqa: D102
+    def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]: ...  # noqa: D102
+    def logits(self, network: Any, batch: dict[str, Tensor]) -> Tensor: ...  # noqa: D102
+
+
 def present_options(rows: Sequence[Encoded]) -> Tensor:
     """Which of the k options, as many as any row has, each row has: bool of shape (b, k)."""
     counts = torch.tensor([row.options for row in rows])
