@@ -248,6 +248,10 @@ class StudentConfig(Section):
     """Run Python code that ships with the checkpoint. Off unless asked for."""
 
 
+# Options of a student that change nothing in it.
+SAME_STUDENT = {"checkpoint_seconds", "report_to"}
+
+
 class EvaluateConfig(Section):
     """What is measured at the end."""
 
