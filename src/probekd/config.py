@@ -267,6 +267,10 @@ class StudentConfig(Section):
         return self
 
 
+# Options of a student that change nothing in it.
+SAME_STUDENT = {"checkpoint_seconds", "report_to"}
+
+
 class EvaluateConfig(Section):
     """What is measured at the end."""
 

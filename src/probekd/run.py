@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probekd.config import RunConfig
+from probekd.config import SAME_STUDENT, RunConfig
 from probekd.errors import StoreError
 from probekd.files import read_json
 from probekd.metrics import Scores
@@ -68,7 +68,7 @@ STAGES: tuple[Stage, ...] = (
         ),
     ),
     Stage("label", do_label, lambda run: (says(run.config),)),
-    Stage("distill", do_distill, lambda run: (run.config.student.model_dump_json(),)),
+    Stage("distill", do_distill, lambda run: (run.config.student.model_dump_json(exclude=SAME_STUDENT),)),
     Stage("evaluate", do_evaluate, lambda run: (run.config.evaluate.model_dump_json(),)),
     Stage("report", do_report, lambda run: ()),
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,15 @@ def test_confidence_is_relative_to_all_rows() -> None:
     assert found["a"].weights.soft == pytest.approx(0.75 * sure / mean)
     assert found["b"].weights.soft == pytest.approx(unsure / mean)
     assert found["a"].weights.gold == 0.25
+
+
+def test_a_target_that_is_the_gold_label_teaches_that_alone() -> None:
+    targets = replace(targets_of([-math.inf, 0], [3, 4, 5]), sources=("gold", "pooled"))
+    for divergence in ("forward_kl", "reverse_kl"):
+        config = CONFIG.model_copy(update={"divergence": divergence, "confidence_weights": True})
+        found = soft_lessons(ROWS, targets, config, "task")
+        assert found["a"].weights == RowWeights(gold=1.0, soft=0.0) and found["a"].answer == 1
+        assert found["b"].weights == RowWeights(gold=0.0, soft=1.0)
 
 
 def test_reverse_kl_refuses_a_target_that_rules_an_option_out() -> None:

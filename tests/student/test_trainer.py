@@ -125,10 +125,11 @@ def test_two_processes_train_as_one(tiny_bert: Path, whole: dict[str, torch.Tens
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     options = {"batch_size": 8, "gradient_accumulation": 2}
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [*launch, str(STEPS), str(tiny_bert), str(tmp_path / "two"), json.dumps(options)]
+    command = [*launch, str(STEPS), str(tiny_bert), str(tmp_path), json.dumps(options)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = load_file(tmp_path / "two")
+    assert {f.name for f in tmp_path.iterdir()} == {"student", "steps.safetensors"}
+    found = load_file(tmp_path / "steps.safetensors")
     assert found.pop("processes").item() == 2
     same(found, whole)
 

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 from probekd.config import StudentConfig
 from probekd.progress import Silent
+from probekd.student import distill
 from probekd.student import fit as fit_module
 from probekd.student.kinds.head import Head
 from probekd.student.lessons import Lesson
@@ -92,7 +93,22 @@ def record(model: Path, **options: Any) -> dict[str, torch.Tensor]:
     }
 
 
+def whole(model: Path, directory: Path) -> None:
+    """Everything of ``distill``, with a checkpoint after each step."""
+    labels = ("animal", "tool", "food")
+    texts = [(f"the {word} seen here", k) for k in range(3) for word in WORDS[4 * k : 4 * k + 4]]
+    rows = tuple(Example(id=text, question=text, options=labels, answer=k) for text, k in texts)
+    task = Task(name="kinds", kind="classification", splits={"train": rows}, labels=labels)
+    config = StudentConfig(model=str(model), batch_size=4, label_epochs=2, checkpoint_seconds=0)
+    student = distill(model, task, None, method="labels", config=config, output_dir=directory)
+    assert len(student.predict_proba(rows)) == 12
+
+
 if __name__ == "__main__":
     found = record(Path(sys.argv[1]), **json.loads(sys.argv[3]))
+    output = Path(sys.argv[2])
+    whole(Path(sys.argv[1]), output / "student")
     if is_main():
-        save_file({**found, "processes": torch.tensor(torch.distributed.get_world_size())}, sys.argv[2])
+        save_file(
+            {**found, "processes": torch.tensor(torch.distributed.get_world_size())}, output / "steps.safetensors"
+        )

@@ -48,6 +48,8 @@ def soft_lessons(
 ) -> dict[str, Lesson]:
     """Lessons of labelled and pool rows that all have a target, by id.
 
+    A row whose target is its gold label, since no fold could hold it out, teaches that label alone.
+
     Args:
         examples: Rows.
         targets: Of at least these rows.
@@ -59,26 +61,30 @@ def soft_lessons(
         ConfigError: a target that rules an option out, which reverse KL cannot learn from.
     """
     logits = _target_logits(examples, targets, where)
+    source = dict(zip(targets.ids, targets.sources, strict=True))
+    soft = [e for e in examples if source[e.id] != "gold"]
     if config.divergence == "reverse_kl":
-        for e, row in zip(examples, logits, strict=True):
-            if not np.isfinite(row).all():
+        for e in soft:
+            if not np.isfinite(logits[e.id]).all():
                 raise ConfigError(
                     f"{where}, row {e.id!r}: the target rules an option out, which student.divergence reverse_kl cannot "
                     "learn from; take forward_kl or jensen_shannon"
                 )
-    confidence = confidence_weights(logits) if config.confidence_weights else np.ones(len(logits))
-    return {
+    said = [logits[e.id] for e in soft]
+    confidence = confidence_weights(said) if config.confidence_weights else np.ones(len(soft))
+    lessons = {
         e.id: Lesson(
-            target_logits=row,
+            target_logits=logits[e.id],
             answer=e.answer or 0,
             weights=mix(alpha=config.alpha, labelled=e.answer is not None, confidence=float(c)),
         )
-        for e, row, c in zip(examples, logits, confidence, strict=True)
+        for e, c in zip(soft, confidence, strict=True)
     }
+    return gold_lessons(examples) | lessons
 
 
-def _target_logits(examples: Sequence[Example], targets: SoftTargets, where: str) -> list[np.ndarray]:
-    """Each row's target, shape (k_i,)."""
+def _target_logits(examples: Sequence[Example], targets: SoftTargets, where: str) -> dict[str, np.ndarray]:
+    """Each row's target by id, shape (k_i,)."""
     by_id: Mapping[str, np.ndarray] = targets.by_id()
     if missing := [e.id for e in examples if e.id not in by_id]:
         raise DataError(
@@ -90,7 +96,7 @@ def _target_logits(examples: Sequence[Example], targets: SoftTargets, where: str
         if target.shape != (len(e.options),) or not np.isfinite(target.max()):
             k = len(e.options)
             raise DataError(f"{where}, row {e.id!r}: the target {target} is not one for {k} options")
-    return [by_id[e.id] for e in examples]
+    return {e.id: by_id[e.id] for e in examples}
 
 
 def with_states(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from probekd.config import StudentConfig
+from probekd.config import SAME_STUDENT, StudentConfig
 from probekd.errors import DataError
 from probekd.progress import Progress
 from probekd.student.checkpoint import Checkpoints, trained_tensors
@@ -28,8 +28,8 @@ from probekd.student.trainer import HeldOut, seeded
 from probekd.tasks.base import Example, Task
 from probekd.teacher.load import quiet_transformers
 
-# Options that change neither the weights nor the steps on the way to them.
-_NO_PART = {"model", "revision", "method", "baselines", "checkpoint_seconds", "report_to"}
+# Options whose part in a training is hashed in another form, or that have none.
+_NO_PART = {"model", "revision", "method", "baselines", *SAME_STUDENT}
 
 
 @dataclass(frozen=True, kw_only=True)
