@@ -102,3 +102,18 @@ def test_a_start_that_is_the_minimum_but_for_rounding_is_left_alone() -> None:
 
     found = minimise(objective, torch.zeros(1, 3, dtype=torch.float64), tolerance=1e-6, floor=1e-9)
     assert (found == 0).all() and len(calls) < 50
+
+
+def test_a_problem_that_rounding_keeps_from_its_tolerance_is_left_when_nothing_moves_it_on() -> None:
+    looks = []
+    generator = torch.Generator().manual_seed(0)
+
+    def objective(x: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        """The second problem's loss is too large to show a change, and its gradient too rough to get short."""
+        looks.append(len(which))
+        rough = 1e-3 * torch.randn(x.shape, generator=generator)
+        return 1e4 * which + 0.5 * (x**2).sum(1), x + which[:, None] * rough
+
+    found = minimise(objective, torch.ones(2, 8), tolerance=1e-6, precondition=lambda v, _: v)
+    assert float(found[0].norm()) <= 1e-6 * 8**0.5 and float(found[1].norm()) < 0.01
+    assert len(looks) < 100

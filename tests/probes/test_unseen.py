@@ -111,10 +111,16 @@ def test_calibration_hears_no_row_whose_class_was_never_seen() -> None:
     z, answers, folds = draw.normal(size=(40, 4)), np.arange(40) % 4, np.arange(40) % 5
     z[:, 3] = -np.inf
     seen = answers != 3
-    found = calibrate(z, answers, folds)
+    found, plain = calibrate(z, answers, folds), one_temperature(z[seen, :3], answers[seen])
     assert found.kind == "temperature"
-    assert found.temperature == pytest.approx(one_temperature(z[seen, :3], answers[seen]).temperature)
+    np.testing.assert_allclose(found.scale, [plain.scale[0]] * 4)
     assert calibrate(z, np.full(40, 3), folds).temperature == 1.0
+    # A class that was never seen takes no other's scale and shift away.
+    z[:, :3] = 3 * np.eye(3)[answers % 3] + draw.normal(size=(40, 3)) + [0, 8, 0]
+    found, three = calibrate(z, answers % 3, folds), calibrate(z[:, :3], answers % 3, folds)
+    assert found.kind == three.kind == "vector scaling"
+    np.testing.assert_allclose(found.scale[:3], three.scale)
+    np.testing.assert_allclose(found.shift, [*three.shift, 0])
 
 
 def test_vector_scaling_leaves_classes_that_are_no_rows_answer_at_the_temperature() -> None:

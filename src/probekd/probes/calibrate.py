@@ -101,10 +101,11 @@ class Calibration:
         return "vector scaling" if self.shift.any() or (self.scale != self.scale[0]).any() else "temperature"
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
-        """Calibrated logits (..., k) of rows with k options at most K; options beyond K get the mean scale."""
+        """Calibrated logits (..., k) of rows with k options at most K; options beyond K get the mean scale, -inf stays."""
         k = logits.shape[-1]
         scale = np.concatenate([self.scale[:k], np.full(max(0, k - len(self.scale)), self.scale.mean())])
-        return np.asarray(logits * scale + np.pad(self.shift[:k], (0, max(0, k - len(self.shift)))))
+        found = logits * scale + np.pad(self.shift[:k], (0, max(0, k - len(self.shift))))
+        return np.where(np.isneginf(logits), -np.inf, found)
 
 
 def one_temperature(logits: np.ndarray, answers: np.ndarray) -> Calibration:
@@ -167,15 +168,16 @@ def calibrate(logits: np.ndarray, answers: np.ndarray, folds: np.ndarray) -> Cal
 
     Args:
         logits: (n, K) of rows that their models never saw; -inf for absent options, and for classes that were never seen.
-            Rows that lack some keep to a temperature, and those whose gold one was never seen have no say.
+            Rows whose gold one was never seen have no say. Where some rows lack an answer of others, all keep to a temperature.
         answers: (n,).
         folds: (n,) any fold numbers.
     """
-    if not np.isfinite(logits).all():
-        seen = np.isfinite(logits[np.arange(len(answers)), answers])
-        if not seen.any():
-            return Calibration(scale=np.ones(logits.shape[1]), shift=np.zeros(logits.shape[1]))
-        return one_temperature(logits[seen], answers[seen])
+    seen = np.isfinite(logits[np.arange(len(answers)), answers])
+    if not seen.any():
+        return Calibration(scale=np.ones(logits.shape[1]), shift=np.zeros(logits.shape[1]))
+    logits, answers, folds = logits[seen], answers[seen], folds[seen]
+    if not np.isfinite(logits[:, np.unique(answers)]).all():
+        return one_temperature(logits, answers)
     gain = np.empty(len(answers))
     for g in np.unique(folds):
         rest, held = folds != g, folds == g

@@ -227,7 +227,7 @@ class _Picked:
         """
         each = [fill(said[m], shares, self.temperatures[m]) for m in self.weights]
         total = pooled(np.array(list(self.weights.values())), np.stack(each).astype(np.float64))
-        return np.where(_seen(said), total, -np.inf)
+        return np.where(_seen({r: said[r] for r in self.readers}), total, -np.inf)
 
 
 def _seen(said: Mapping[Member, np.ndarray]) -> np.ndarray:

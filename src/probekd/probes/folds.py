@@ -53,8 +53,8 @@ def rare_notes(examples: Sequence[Example], kind: Kind, folds: np.ndarray) -> tu
     if len(unchecked):
         once = [labels[i] for i in np.unique(unchecked)]
         notes.append(
-            f"{len(unchecked)} labelled row(s) are all that {_named(once, labels)} have: they train every probe, none is "
-            "checked on them, and a student learns their gold labels"
+            f"{len(unchecked)} labelled row(s) are all that {_named(once, labels)} have, or all ask one question: they train "
+            "every probe, none is checked on them, and a student learns their gold labels"
         )
     if missing := [label for i, label in enumerate(labels) if i not in answers]:
         notes.append(

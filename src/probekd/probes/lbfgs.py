@@ -14,6 +14,8 @@ from torch import Tensor
 HISTORY = 6
 MAX_BACKTRACKS = 30
 ARMIJO = 1e-4
+# Iterations without a lower loss or a gradient shorter by a tenth, after which rounding is all that moves a problem.
+PATIENCE = 20
 
 # Takes points (m, size) and the numbers of the m problems they belong to; gives losses (m,) and gradients (m, size).
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -39,7 +41,7 @@ def minimise(
         tolerance: A problem is done when its gradient norm is at most this times its norm at the start.
         floor: Or at most this: a start that is the minimum but for rounding has no norm to take a fraction of.
         max_iterations: Iterations at most; a problem that float rounding keeps from the tolerance stops where its line
-            search finds no lower point.
+            search finds no lower point, or where ``PATIENCE`` iterations have brought nothing.
 
     Returns:
         (problems, size) minimisers.
@@ -48,8 +50,10 @@ def minimise(
     active = torch.arange(len(start), device=start.device)
     x = start.clone()
     loss, gradient = objective(x, active)
-    target = (tolerance * gradient.norm(dim=1)).clamp_min(floor)
-    done = gradient.norm(dim=1) <= target
+    norm = gradient.norm(dim=1)
+    target = (tolerance * norm).clamp_min(floor)
+    done = norm <= target
+    lowest, shortest, since = loss, norm, torch.zeros_like(active)
     steps: list[Tensor] = []
     changes: list[Tensor] = []
     inner: list[Tensor] = []
@@ -68,7 +72,11 @@ def minimise(
         inner.append(_dot(steps[-1], changes[-1]))
         del steps[:-HISTORY], changes[:-HISTORY], inner[:-HISTORY]
         x, loss, gradient = x_new, loss_new, gradient_new
-        done = done | (gradient.norm(dim=1) <= target) | ~moved
+        norm = gradient.norm(dim=1)
+        lower, shorter = loss < lowest - _rounding(lowest), norm < 0.9 * shortest
+        lowest, shortest = torch.where(lower, loss, lowest), torch.where(shorter, norm, shortest)
+        since = torch.where(lower | shorter, 0, since + 1)
+        done = done | (norm <= target) | ~moved | (since >= PATIENCE)
         if bool(done.all()):
             break
         # Dropping solved problems copies the rest, so it waits until it pays.
@@ -77,7 +85,7 @@ def minimise(
             keep = (~done).nonzero().squeeze(1)
             active, x, loss, gradient, target = active[keep], x[keep], loss[keep], gradient[keep], target[keep]
             steps, changes, inner = ([item[keep] for item in kept] for kept in (steps, changes, inner))
-            done = done[keep]
+            lowest, shortest, since, done = lowest[keep], shortest[keep], since[keep], done[keep]
     result[active] = x
     return result
 
@@ -85,6 +93,11 @@ def minimise(
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Row-wise inner products (m,) of (m, size), without the product's copy in memory."""
     return torch.bmm(a[:, None, :], b[:, :, None])[:, 0, 0]
+
+
+def _rounding(loss: Tensor) -> Tensor:
+    """Losses closer than this count as equal."""
+    return 8 * torch.finfo(loss.dtype).eps * loss.abs()
 
 
 def _newton_step(
@@ -121,7 +134,7 @@ def _line_search(
     """Backtracking (Armijo) for every problem by itself; the last value says which problems found a lower point."""
     x_new = x + size[:, None] * direction
     loss_new, gradient_new = objective(x_new, active)
-    slack = 8 * torch.finfo(loss.dtype).eps * loss.abs()  # losses closer than rounding count as equal
+    slack = _rounding(loss)
     failed = ~(loss_new <= loss + ARMIJO * size * slope + slack)
     for _ in range(MAX_BACKTRACKS):
         if not bool(failed.any()):
