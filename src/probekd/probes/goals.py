@@ -20,6 +20,10 @@ class Goal(Protocol):
         """Take ``weight`` (rows, m) times the target from ``p`` (rows, K, m), in place."""
         ...
 
+    def mass(self, weights: Tensor, classes: int) -> Tensor:
+        """(T, classes) what the rows of training sets of weights (T, n) say of each class in all."""
+        ...
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -35,6 +39,10 @@ class Answers:
         """From the gold class alone."""
         p[torch.arange(len(p)), self.gold[rows]] -= weight
 
+    def mass(self, weights: Tensor, classes: int) -> Tensor:
+        """Weighted rows of each class."""
+        return torch.zeros(len(weights), classes, dtype=weights.dtype).index_add_(1, self.gold, weights)
+
 
 @dataclass(frozen=True)
 class Distributions:
@@ -49,3 +57,7 @@ class Distributions:
     def subtract(self, p: Tensor, weight: Tensor, rows: slice) -> None:
         """From every class its share."""
         p.addcmul_(self.probs[rows, :, None], weight[:, None, :], value=-1)
+
+    def mass(self, weights: Tensor, classes: int) -> Tensor:
+        """Weighted probabilities of each class."""
+        return weights @ self.probs

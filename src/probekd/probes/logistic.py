@@ -20,7 +20,7 @@ from probekd.probes.estimator import KWayEstimator, Linear, OptionEstimator
 from probekd.probes.features import Features, LinearFit, raw_fit, repeat_strengths
 from probekd.probes.goals import Answers, Distributions, Goal
 from probekd.probes.lbfgs import Preconditioner, minimise
-from probekd.probes.unseen import NEVER, class_counts
+from probekd.probes.unseen import NEVER
 
 
 def solve(
@@ -69,7 +69,7 @@ def _solve(
     d, outputs, classes = features.d, features.outputs, features.classes
     bias = 0 if features.options else outputs
     # A class that a training set does not have takes no part: no gradient moves it from where it starts.
-    unseen = torch.as_tensor(class_counts(answers, train, classes) == 0).repeat_interleave(count, dim=0)
+    unseen = (goal.mass(weights, classes) == 0).repeat_interleave(count, dim=0)
     # Mean eigenvalue of diag(p) - p p' across the classes, of each problem where it was last looked at.
     curvature = torch.ones(len(l2), dtype=features.dtype)
     # What it would be with even probabilities: (n, 1) by a row's options, or (1, problems) by a training set's classes.
