@@ -19,7 +19,19 @@ from probekd.errors import ConfigError
 
 Layout = Literal["listed", "branched"]
 Position = Literal["answer", "option_end", "option_mean"]
-Method = Literal["labels", "logit-kd", "probe-kd"]
+Method = Literal[
+    "labels",
+    "label-smoothing",
+    "logit-kd",
+    "calibrated-logit-kd",
+    "debiased-logit-kd",
+    "hidden-kd",
+    "probe-kd",
+    "probe-kd-in-sample",
+    "probe-kd-shuffled",
+    "self-train",
+    "blend-kd",
+]
 Family = Literal["logistic", "ridge", "mass_mean", "mlp", "low_rank"]
 Dtype = Literal["float32", "bfloat16"]
 Likelihood = Literal["sum", "per token", "per byte"]
