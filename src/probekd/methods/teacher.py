@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,20 +52,20 @@ class TeacherReading:
         return TEACHER_VIEWS[name](self)
 
 
-def _view(reading: TeacherReading, honest: np.ndarray, source: Probe | OutputReadout) -> View:
+def _view(reading: TeacherReading, honest: Sequence[np.ndarray], source: Probe | OutputReadout) -> View:
     ids = [e.id for e in reading.pool]
     said = source.logits(reading.states, ids) if ids else []
-    return View.of(list(honest), said, widest((*reading.labelled, *reading.pool)))
+    return View.of(honest, said, widest((*reading.labelled, *reading.pool)))
 
 
 def _probe(reading: TeacherReading) -> View:
-    return _view(reading, reading.probe.honest, reading.probe)
+    return _view(reading, list(reading.probe.honest), reading.probe)
 
 
 def _probe_in_sample(reading: TeacherReading) -> View:
     """What the probe says of its own training rows when asked as of any other: four of five fold models saw each."""
     own = reading.probe.logits(reading.states, reading.probe.ids)
-    return _view(reading, own, reading.probe)  # type: ignore[arg-type]
+    return _view(reading, own, reading.probe)
 
 
 def _probe_shuffled(reading: TeacherReading) -> View:
@@ -86,11 +86,11 @@ def _probe_shuffled(reading: TeacherReading) -> View:
     task = replace(reading.task, splits={"train": shuffled})
     probe = fit_probes(states, task, config=reading.config.model_copy(update=changes), seed=reading.seed)
     place = {row_id: i for i, row_id in enumerate(probe.ids)}
-    return _view(reading, probe.honest[[place[i] for i in reading.probe.ids]], probe)
+    return _view(reading, [probe.honest[place[i]] for i in reading.probe.ids], probe)
 
 
 def _output(care: Care) -> Callable[[TeacherReading], View]:
-    return lambda reading: _view(reading, reading.outputs[care].honest, reading.outputs[care])
+    return lambda reading: _view(reading, list(reading.outputs[care].honest), reading.outputs[care])
 
 
 TEACHER_VIEWS: Mapping[ViewName, Callable[[TeacherReading], View]] = {

@@ -33,7 +33,7 @@ class Lesson:
     @property
     def labelled(self) -> np.ndarray:
         """(N,) bool."""
-        return self.answers != UNLABELLED
+        return np.asarray(self.answers != UNLABELLED)
 
     def mixed(self, *, alpha: float, temperature: float) -> np.ndarray:
         """(N, K) distributions to learn: softened targets, on labelled rows with the share ``alpha`` of the gold label.
