@@ -125,5 +125,5 @@ def test_without_a_pool_only_labelled_rows_are_told(reading: tuple[TeacherReadin
 
 def test_what_methods_need_is_named_once() -> None:
     assert views_of(("blend-kd", "probe-kd", "labels")) == ("probe", "output_calibrated", "student_alone")
-    assert cares_of(("logit-kd", "blend-kd", "self-train")) == ("raw", "calibrated")
-    assert cares_of(("probe-kd", "labels")) == ()
+    assert cares_of(views_of(("logit-kd", "blend-kd", "self-train"))) == ("raw", "calibrated")
+    assert cares_of(views_of(("probe-kd", "labels"))) == ()

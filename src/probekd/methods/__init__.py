@@ -2,7 +2,7 @@
 
 from probekd.methods.recipes import RECIPES, Recipe, cares_of, views_of
 from probekd.methods.teacher import TEACHER_VIEWS, TeacherReading
-from probekd.methods.views import Evidence, View, ViewName
+from probekd.methods.views import Evidence, View, ViewName, padded, widest
 
 __all__ = [
     "RECIPES",
@@ -13,5 +13,7 @@ __all__ = [
     "View",
     "ViewName",
     "cares_of",
+    "padded",
     "views_of",
+    "widest",
 ]

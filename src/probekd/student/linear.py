@@ -7,71 +7,84 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probekd.probes.calibrate import gold_losses
-from probekd.probes.crossfit import CHOOSING_TOLERANCE
 from probekd.probes.features import Features, LinearFit
 from probekd.probes.logistic import solve_soft
 from probekd.student.losses import UNLABELLED
+from probekd.targets import SoftTargets
+from probekd.tasks.base import Example
 
 TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Lesson:
-    """Rows and what is known of them.
+class LinearRows:
+    """Rows that a linear student may learn from.
 
     Attributes:
-        features: Embeddings of N rows, labelled ones and pool.
-        targets: (N, K) logits of the targets at temperature 1, -inf where the probability is 0.
-        answers: (N,) gold indices, ``UNLABELLED`` in the pool.
+        examples: N rows, labelled ones and pool.
+        features: Their embeddings.
     """
 
+    examples: tuple[Example, ...]
     features: Features
-    targets: np.ndarray
-    answers: np.ndarray
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], embeddings: np.ndarray) -> LinearRows:
+        """Rows from embeddings as ``frozen_embeddings`` gives them: (N, 1, d), or (N, k, d) of options."""
+        states, present = as_states(embeddings, examples)
+        return cls(examples=tuple(examples), features=Features(states, present))
 
     @property
-    def labelled(self) -> np.ndarray:
-        """(N,) bool."""
-        return np.asarray(self.answers != UNLABELLED)
+    def answers(self) -> np.ndarray:
+        """(N,) gold indices, ``UNLABELLED`` in the pool."""
+        return np.array([UNLABELLED if e.answer is None else e.answer for e in self.examples])
 
-    def mixed(self, *, alpha: float, temperature: float) -> np.ndarray:
-        """(N, K) distributions to learn: softened targets, on labelled rows with the share ``alpha`` of the gold label.
+    def fit(self, targets: SoftTargets, strengths: Sequence[float], *, alpha: float, temperature: float) -> LinearFit:
+        """Learn from those of the rows that have a target; one problem for each strength.
 
-        The cross-entropy to a mixture is the mixture of cross-entropies, so this is the loss of ``losses`` but for one
-        thing: a linear student is not softened along with its targets, since its strength already sets its scale.
+        The loss is that of ``distill`` but for one thing: the student is not softened along with its targets, since its
+        strength sets its scale already.
+
+        Args:
+            targets: Of some of the rows.
+            strengths: Of the penalty.
+            alpha: Weight of the gold label on labelled rows.
+            temperature: Of the targets.
         """
-        there = np.isfinite(self.targets)
-        scaled = np.where(there, self.targets, -np.inf) / temperature
-        soft = np.exp(scaled - scaled.max(1, keepdims=True))
-        soft /= soft.sum(1, keepdims=True)
-        rows = np.flatnonzero(self.labelled)
-        soft[rows] *= 1 - alpha
-        soft[rows, self.answers[rows]] += alpha
-        return np.asarray(soft)
+        probs = np.zeros((len(self.examples), self.features.classes))
+        weights = np.zeros(len(self.examples))
+        logits = targets.by_id()
+        for i, (example, answer) in enumerate(zip(self.examples, self.answers, strict=True)):
+            if example.id in logits:
+                k = len(example.options)
+                probs[i, :k] = mixed(logits[example.id], answer, alpha=alpha, temperature=temperature)
+                weights[i] = 1
+        return solve_soft(self.features, probs, weights[None], strengths, tolerance=TOLERANCE)
 
 
-def fit_linear(lesson: Lesson, probs: np.ndarray, strengths: Sequence[float]) -> LinearFit:
-    """Heads at each strength, learned from all rows; ``probs`` (N, K) as ``Lesson.mixed`` gives them."""
-    return solve_soft(lesson.features, probs, np.ones((1, lesson.features.n)), strengths, tolerance=TOLERANCE)
+def mixed(logits: np.ndarray, answer: int, *, alpha: float, temperature: float) -> np.ndarray:
+    """Distribution (k,) that a row is to learn: its softened target, and on a labelled row the share alpha of its gold label.
 
-
-def held_out_losses(lesson: Lesson, probs: np.ndarray, folds: np.ndarray, strengths: Sequence[float]) -> np.ndarray:
-    """Log-loss (S, n) of each labelled row at each strength, by heads that did not learn from its fold.
-
-    Args:
-        lesson: The rows.
-        probs: (N, K) what they are to say.
-        folds: (n,) of the labelled rows, in their order.
-        strengths: S strengths.
+    The cross-entropy to a mixture is the mixture of the cross-entropies.
     """
-    labelled = np.flatnonzero(lesson.labelled)
-    count = int(folds.max()) + 1
-    weights = np.ones((count, lesson.features.n))
-    for f in range(count):
-        weights[f, labelled[folds == f]] = 0
-    fit = solve_soft(lesson.features, probs, weights, strengths, tolerance=CHOOSING_TOLERANCE)
-    present = lesson.features.present.numpy()
-    said = np.where(present, fit.logits(lesson.features.source)[:, :, : present.shape[1]], -np.inf)
-    own = said.reshape(count, len(strengths), *present.shape)[folds, :, labelled]  # (n, S, K)
-    return gold_losses(own.transpose(1, 0, 2), lesson.answers[labelled])
+    soft = np.exp((logits - logits.max()) / temperature)
+    soft /= soft.sum()
+    if answer != UNLABELLED:
+        soft *= 1 - alpha
+        soft[answer] += alpha
+    return np.asarray(soft)
+
+
+def answer_rows(fit: LinearFit, embeddings: np.ndarray, examples: Sequence[Example]) -> np.ndarray:
+    """Logits (S, n, K) of rows by each of S heads, -inf beyond a row's options."""
+    states, present = as_states(embeddings, examples)
+    said = fit.logits(states)[:, :, : present.shape[1]]
+    return np.where(present, said, -np.inf)
+
+
+def as_states(embeddings: np.ndarray, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings as solvers want them, (n, d) or (n, K, d), and which options each row has (n, K)."""
+    width = max(len(e.options) for e in examples)
+    present = np.arange(width) < np.array([len(e.options) for e in examples])[:, None]
+    one = embeddings.shape[1] == 1
+    return np.ascontiguousarray(embeddings[:, 0] if one else embeddings[:, :width]), present

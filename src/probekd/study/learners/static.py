@@ -1,0 +1,85 @@
+"""The ``static`` student in a study: embeddings are made once for all cells, and a cell is a few convex problems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from probekd.config import ProbeConfig
+from probekd.methods import View, padded, widest
+from probekd.methods.views import Evidence
+from probekd.probes.alone import fit_alone
+from probekd.probes.calibrate import gold_losses
+from probekd.student.linear import LinearRows, answer_rows
+from probekd.student.projection import fit_projection
+from probekd.study.config import SearchConfig
+from probekd.study.learners.base import Lesson, Trained, Tried
+from probekd.targets import softmax
+from probekd.tasks.base import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticLearner:
+    """Linear heads on embeddings.
+
+    Attributes:
+        vectors: (1, d) or (k, d) of every row by id.
+        search: What is tried.
+        probe: Folds and strengths of the student alone.
+    """
+
+    vectors: Mapping[str, np.ndarray]
+    search: SearchConfig
+    probe: ProbeConfig
+
+    def learn(self, lesson: Lesson, asked: Sequence[Example]) -> Trained:
+        """See ``Learner``."""
+        evidence = lesson.evidence
+        vectors = self._matched(lesson) if lesson.recipe.hidden else self.vectors
+        targets = lesson.recipe.make(evidence)
+        taught = set(targets.ids)
+        rows = [e for e in (*evidence.labelled, *evidence.pool) if e.id in taught]
+        learning = LinearRows.of(rows, _stacked(vectors, rows))
+        answers = np.array([e.answer for e in lesson.validation])
+        tried: list[tuple[Tried, np.ndarray]] = []
+        for alpha, temperature in self._mixtures(lesson):
+            fit = learning.fit(targets, self.search.l2, alpha=alpha, temperature=temperature)
+            said = answer_rows(fit, _stacked(vectors, lesson.validation), lesson.validation)
+            replies = answer_rows(fit, _stacked(vectors, asked), asked)
+            for l2, losses, reply in zip(self.search.l2, gold_losses(said, answers), replies, strict=True):
+                settings = {"alpha": alpha, "temperature": temperature, "l2": l2}
+                tried.append((Tried(settings=settings, nll=float(losses.mean())), reply))
+        best, reply = min(tried, key=lambda one: one[0].nll)
+        return Trained(
+            probs=tuple(softmax(row[: len(e.options)]) for row, e in zip(reply, asked, strict=True)),
+            chosen=best.settings,
+            tried=tuple(one for one, _ in tried),
+            steps=0,
+        )
+
+    def _mixtures(self, lesson: Lesson) -> list[tuple[float, float]]:
+        """Gold labels alone leave nothing to mix or to soften."""
+        if lesson.recipe.gold:
+            return [(1.0, 1.0)]
+        return [(alpha, temperature) for alpha in self.search.alpha for temperature in self.search.temperature]
+
+    def _matched(self, lesson: Lesson) -> dict[str, np.ndarray]:
+        """Embeddings as the teacher's states that they predict best: what a frozen student can do of ``hidden-kd``."""
+        rows = [*lesson.evidence.labelled, *lesson.evidence.pool]
+        projection = fit_projection(_stacked(self.vectors, rows), lesson.hidden([e.id for e in rows]), rows)
+        return {row_id: projection.apply(vector) for row_id, vector in self.vectors.items()}
+
+    def alone(self, evidence: Evidence) -> View:
+        """See ``Learner``."""
+        labelled, pool = list(evidence.labelled), list(evidence.pool)
+        fitted = fit_alone(_stacked(self.vectors, labelled), labelled, evidence.folds, self.probe)
+        said = fitted.logits(_stacked(self.vectors, pool), pool) if pool else []
+        width = widest((*labelled, *pool))
+        return View(honest=padded(list(fitted.honest), width), pool=padded(said, width))
+
+
+def _stacked(vectors: Mapping[str, np.ndarray], rows: Sequence[Example]) -> np.ndarray:
+    """(n, 1, d), or (n, k, d) with as many options as the widest of the rows."""
+    return np.stack([vectors[e.id] for e in rows])
