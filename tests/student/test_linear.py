@@ -5,8 +5,10 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from probekd.student.linear import LinearRows, answer_rows, mixed
-from probekd.student.losses import UNLABELLED
+from probekd.config import StudentConfig
+from probekd.student.lessons import Lesson, gold_lessons, soft_lessons
+from probekd.student.linear import LinearRows, answer_rows, mixture
+from probekd.student.losses import RowWeights
 from probekd.targets import SoftTargets
 from probekd.tasks.base import Example
 
@@ -30,21 +32,37 @@ def made(*, options: bool, n: int = 40, m: int = 30, seed: int = 0) -> tuple[lis
     return rows, x, targets
 
 
+def lessons(rows: list[Example], targets: SoftTargets, alpha: float) -> list[Lesson]:
+    config = StudentConfig(model="m", alpha=alpha)
+    found = soft_lessons(rows, targets, config, "here")
+    return [found[e.id] for e in rows]
+
+
 def test_a_mixture_holds_the_softened_target_and_the_gold_label() -> None:
     logits = np.array([1.0, 3.0, -np.inf])
     soft = softmax(logits / 2)
-    np.testing.assert_allclose(mixed(logits, UNLABELLED, alpha=0.3, temperature=2), soft)
-    np.testing.assert_allclose(mixed(logits, 0, alpha=0.3, temperature=2), 0.7 * soft + 0.3 * np.eye(3)[0])
-    np.testing.assert_allclose(mixed(logits, 2, alpha=1, temperature=1), np.eye(3)[2])
+
+    def mixed(gold: float, of_target: float, answer: int) -> tuple[float, np.ndarray]:
+        weights = RowWeights(gold=gold, soft=of_target)
+        return mixture(Lesson(target_logits=logits, answer=answer, weights=weights), 2.0)
+
+    for (weight, probs), expected in (
+        (mixed(0, 1, 0), (1, soft)),
+        (mixed(0.3, 0.7, 0), (1, 0.7 * soft + 0.3 * np.eye(3)[0])),
+        (mixed(1, 1, 2), (2, soft / 2 + np.eye(3)[2] / 2)),
+        (mixed(0, 0, 0), (0, np.zeros(3))),
+    ):
+        assert weight == pytest.approx(expected[0])
+        np.testing.assert_allclose(probs, expected[1])
 
 
 @pytest.mark.parametrize("options", [False, True])
 def test_heads_minimise_the_mixture_of_the_losses(options: bool) -> None:
     rows, x, targets = made(options=options)
     strengths, alpha, temperature = (0.1, 1.0), 0.3, 2.0
-    fit = LinearRows.of(rows, x).fit(targets, strengths, alpha=alpha, temperature=temperature)
-    said = answer_rows(fit, x, rows)
     counts = [len(e.options) for e in rows]
+    fit = LinearRows.of(x, counts).fit(lessons(rows, targets, alpha), strengths, temperature=temperature)
+    said = answer_rows(fit, x, counts)
     states = np.concatenate([x[i, :k] for i, k in enumerate(counts)]) if options else x[:, 0]
     mean, scale = states.mean(0), states.std(0)
     outputs = 1 if options else 3
@@ -71,9 +89,15 @@ def test_heads_minimise_the_mixture_of_the_losses(options: bool) -> None:
             np.testing.assert_allclose(ours - ours.mean(), theirs - theirs.mean(), rtol=5e-3, atol=2e-3)
 
 
-def test_rows_without_a_target_play_no_part() -> None:
+def test_rows_that_teach_nothing_play_no_part_and_nor_do_rows_outside_a_training_set() -> None:
     rows, x, targets = made(options=True)
-    some = SoftTargets(**{name: getattr(targets, name)[:40] for name in vars(targets)})
-    with_pool = LinearRows.of(rows, x).fit(some, (0.1,), alpha=0.5, temperature=1)
-    without = LinearRows.of(rows[:40], x[:40]).fit(some, (0.1,), alpha=0.5, temperature=1)
-    np.testing.assert_allclose(answer_rows(with_pool, x, rows), answer_rows(without, x, rows), rtol=2e-3, atol=2e-4)
+    counts = [len(e.options) for e in rows]
+    taught = lessons(rows, targets, 0.5)
+    nothing = [gold_lessons(rows)[e.id] for e in rows]
+    few = LinearRows.of(x[:40], counts[:40]).fit(taught[:40], (0.1,), temperature=1)
+    expected = answer_rows(few, x, counts)
+    with_pool = LinearRows.of(x, counts)
+    silent = with_pool.fit([*taught[:40], *nothing[40:]], (0.1,), temperature=1)
+    outside = with_pool.fit(taught, (0.1,), temperature=1, train=(np.arange(70) < 40)[None])
+    for fit in (silent, outside):
+        np.testing.assert_allclose(answer_rows(fit, x, counts), expected, rtol=2e-3, atol=2e-4)

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probekd.tasks.base import Example
-
 STRENGTHS = tuple(10.0**power for power in range(0, 7))
 
 
@@ -34,20 +32,20 @@ class Projection:
         return np.asarray(embeddings @ self.weight + self.bias, dtype=np.float32)
 
 
-def fit_projection(embeddings: np.ndarray, states: np.ndarray, rows: Sequence[Example]) -> Projection:
+def fit_projection(embeddings: np.ndarray, states: np.ndarray, counts: Sequence[int]) -> Projection:
     """Ridge regression, its strength chosen by leave-one-out error.
 
     Args:
         embeddings: (n, 1, d), or (n, k, d) of options.
         states: The teacher's, (n, D), or (n, k, D) of options; at least as many options as a row has.
-        rows: Say how many options each row has.
+        counts: (n,) how many options each row has.
     """
     from sklearn.linear_model import RidgeCV
 
     if embeddings.shape[1] == 1:
         x, y = embeddings[:, 0], states
     else:
-        x, y = (np.concatenate([a[i, : len(e.options)] for i, e in enumerate(rows)]) for a in (embeddings, states))
+        x, y = (np.concatenate([a[i, :k] for i, k in enumerate(counts)]) for a in (embeddings, states))
     x, y = x.astype(np.float64), y.astype(np.float64)
     centre, spread = x.mean(0), np.maximum(x.std(0), 1e-6)
     # Of the same spread each, or the teacher's few massive dimensions would be all that is matched (2402.17762).

@@ -40,6 +40,10 @@ class Universe:
         """The largest budget."""
         return len(self.task.rows("train"))
 
+    def pool_rows(self, budget: int) -> int:
+        """Rows that a draw of a budget leaves to the pool."""
+        return self.labels - budget + len(self.task.rows("unlabelled"))
+
     def drawn(self, budget: int, seed: int) -> Task:
         """The labelled rows of a draw in ``train``, everything else in ``unlabelled``; nested over the budgets."""
         return self.task.budget(labels=budget, seed=seed)

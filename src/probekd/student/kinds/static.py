@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +16,8 @@ from probekd.files import save_tensors
 from probekd.student.embed import Embedder
 from probekd.student.inputs import Encoded, encode, pad
 from probekd.student.kinds.base import present_options
-from probekd.student.load import load_encoder, load_tokenizer, save_network, usable_length
-from probekd.tasks.base import Example, Kind, Task
+from probekd.student.load import load_config, load_encoder, load_tokenizer, save_network, usable_length
+from probekd.tasks.base import Example, Task
 
 HEAD_FILE = "head.safetensors"
 
@@ -61,27 +61,32 @@ class StaticNetwork(torch.nn.Module):
 class Static:
     """See ``StudentKind``. The directory is the encoder's own, and the head lies beside it."""
 
-    network: StaticNetwork
+    network: Any
     tokenizer: Any
     max_length: int
-    task_kind: Kind
+    task: Task
+
+    @classmethod
+    def prepare(cls, source: str | Path, task: Task, config: StudentConfig) -> Self:
+        """See ``StudentKind``."""
+        tokenizer = load_tokenizer(source, config)
+        length = usable_length(tokenizer, load_config(source, config), config.max_length)
+        known = Task(name=task.name, kind=task.kind, splits={}, labels=task.labels)
+        return cls(network=None, tokenizer=tokenizer, max_length=length, task=known)
 
     @classmethod
     def load(cls, source: str | Path, task: Task, config: StudentConfig) -> Self:
         """See ``StudentKind``; without a head of its own, every option is as likely as another."""
-        tokenizer = load_tokenizer(source, config)
-        encoder = load_encoder(source, config)
-        network = StaticNetwork(Embedder(encoder), len(task.labels) or 1)
+        network = StaticNetwork(Embedder(load_encoder(source, config)), len(task.labels) or 1)
         head = Path(source) / HEAD_FILE
         if head.is_file():
             _load_head(network, head)
-        length = usable_length(tokenizer, encoder.config, config.max_length)
-        return cls(network=network.eval(), tokenizer=tokenizer, max_length=length, task_kind=task.kind)
+        return replace(cls.prepare(source, task, config), network=network.eval())
 
     @property
     def pipeline_tag(self) -> str:
         """See ``StudentKind``."""
-        return "text-classification" if self.task_kind == "classification" else "multiple-choice"
+        return "text-classification" if self.task.kind == "classification" else "multiple-choice"
 
     @property
     def usage(self) -> str:
@@ -89,7 +94,7 @@ class Static:
         scores = 'embeddings @ head["weight"].T + head["bias"]'
         mean = "(states * mask).sum(1) / mask.sum(1)"
         last = "states[torch.arange(len(states)), mask[..., 0].sum(1) - 1]"
-        one = self.task_kind == "classification"
+        one = self.task.kind == "classification"
         return _USAGE.format(
             texts='["some text"]' if one else '["some question"] * 2, ["one option", "another option"]',
             arguments="texts" if one else "*texts",
@@ -100,7 +105,7 @@ class Static:
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """See ``inputs.encode``."""
-        return encode(self.tokenizer, examples, self.task_kind, self.max_length)
+        return encode(self.tokenizer, examples, self.task.kind, self.max_length)
 
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         """Model inputs (s, tokens) of all sequences of all rows, and ``present`` (b, k)."""
@@ -111,7 +116,7 @@ class Static:
         """See ``StudentKind``."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "present"}
         scores: Tensor = network(**inputs).float()
-        if self.task_kind == "classification":
+        if self.task.kind == "classification":
             return scores
         present = batch["present"]
         return scores.new_full(present.shape, -torch.inf).masked_scatter(present, scores[:, 0])

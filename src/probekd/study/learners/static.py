@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from probekd.config import ProbeConfig
+from probekd.config import ProbeConfig, StudentConfig
 from probekd.methods import View, padded, widest
 from probekd.methods.views import Evidence
 from probekd.probes.alone import fit_alone
 from probekd.probes.calibrate import gold_losses
+from probekd.student.lessons import Lesson as RowLesson
+from probekd.student.lessons import gold_lessons, soft_lessons
 from probekd.student.linear import LinearRows, answer_rows
 from probekd.student.projection import fit_projection
 from probekd.study.config import SearchConfig
@@ -26,11 +28,13 @@ class StaticLearner:
 
     Attributes:
         vectors: (1, d) or (k, d) of every row by id.
+        config: The student's; ``alpha`` is the search's.
         search: What is tried.
         probe: Folds and strengths of the student alone.
     """
 
     vectors: Mapping[str, np.ndarray]
+    config: StudentConfig
     search: SearchConfig
     probe: ProbeConfig
 
@@ -38,16 +42,15 @@ class StaticLearner:
         """See ``Learner``."""
         evidence = lesson.evidence
         vectors = self._matched(lesson) if lesson.recipe.hidden else self.vectors
-        targets = lesson.recipe.make(evidence)
-        taught = set(targets.ids)
-        rows = [e for e in (*evidence.labelled, *evidence.pool) if e.id in taught]
-        learning = LinearRows.of(rows, _stacked(vectors, rows))
+        rows = (*evidence.labelled, *evidence.pool)
+        learning = LinearRows.of(_stacked(vectors, rows), _counts(rows))
         answers = np.array([e.answer for e in lesson.validation])
         tried: list[tuple[Tried, np.ndarray]] = []
-        for alpha, temperature in self._mixtures(lesson):
-            fit = learning.fit(targets, self.search.l2, alpha=alpha, temperature=temperature)
-            said = answer_rows(fit, _stacked(vectors, lesson.validation), lesson.validation)
-            replies = answer_rows(fit, _stacked(vectors, asked), asked)
+        for alpha, temperature, taught in self._mixtures(lesson, rows):
+            fit = learning.fit(taught, self.search.l2, temperature=temperature)
+            said, replies = (
+                answer_rows(fit, _stacked(vectors, asking), _counts(asking)) for asking in (lesson.validation, asked)
+            )
             for l2, losses, reply in zip(self.search.l2, gold_losses(said, answers), replies, strict=True):
                 settings = {"alpha": alpha, "temperature": temperature, "l2": l2}
                 tried.append((Tried(settings=settings, nll=float(losses.mean())), reply))
@@ -59,16 +62,25 @@ class StaticLearner:
             steps=0,
         )
 
-    def _mixtures(self, lesson: Lesson) -> list[tuple[float, float]]:
-        """Gold labels alone leave nothing to mix or to soften."""
+    def _mixtures(self, lesson: Lesson, rows: Sequence[Example]) -> Iterator[tuple[float, float, list[RowLesson]]]:
+        """Each alpha and temperature, and what each row teaches; gold labels alone leave nothing to mix or to soften."""
         if lesson.recipe.gold:
-            return [(1.0, 1.0)]
-        return [(alpha, temperature) for alpha in self.search.alpha for temperature in self.search.temperature]
+            taught = gold_lessons(rows)
+            yield 1.0, 1.0, [taught[e.id] for e in rows]
+            return
+        targets = lesson.recipe.make(lesson.evidence)
+        told = [e for e in rows if e.id in set(targets.ids)]
+        for alpha in self.search.alpha:
+            config = self.config.model_copy(update={"alpha": alpha})
+            taught = {**gold_lessons(rows), **soft_lessons(told, targets, config, f"the method {lesson.name}")}
+            for temperature in self.search.temperature:
+                yield alpha, temperature, [taught[e.id] for e in rows]
 
     def _matched(self, lesson: Lesson) -> dict[str, np.ndarray]:
         """Embeddings as the teacher's states that they predict best: what a frozen student can do of ``hidden-kd``."""
         rows = [*lesson.evidence.labelled, *lesson.evidence.pool]
-        projection = fit_projection(_stacked(self.vectors, rows), lesson.hidden([e.id for e in rows]), rows)
+        states = lesson.hidden([e.id for e in rows])
+        projection = fit_projection(_stacked(self.vectors, rows), states, _counts(rows))
         return {row_id: projection.apply(vector) for row_id, vector in self.vectors.items()}
 
     def alone(self, evidence: Evidence) -> View:
@@ -78,6 +90,10 @@ class StaticLearner:
         said = fitted.logits(_stacked(self.vectors, pool), pool) if pool else []
         width = widest((*labelled, *pool))
         return View(honest=padded(list(fitted.honest), width), pool=padded(said, width))
+
+
+def _counts(rows: Sequence[Example]) -> list[int]:
+    return [len(e.options) for e in rows]
 
 
 def _stacked(vectors: Mapping[str, np.ndarray], rows: Sequence[Example]) -> np.ndarray:
