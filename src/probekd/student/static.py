@@ -9,7 +9,7 @@ import torch
 
 from probekd.config import StudentConfig
 from probekd.metrics import PROBABILITY_FLOOR
-from probekd.probes.calibrate import gold_losses, log_softmax
+from probekd.probes.calibrate import fit_temperature, gold_losses, log_softmax
 from probekd.student.embed import embed_encoded
 from probekd.student.history import Epoch
 from probekd.student.inputs import Encoded
@@ -17,7 +17,7 @@ from probekd.student.kinds.static import Static
 from probekd.student.linear import LinearRows, answer_rows, mixture
 from probekd.student.rows import TrainingRow
 
-STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 FOLDS = 5
 
 
@@ -26,7 +26,7 @@ def solve_head(
 ) -> tuple[Epoch, ...]:
     """Solve for the head of ``kind`` and set it; returns its loss as that of one epoch.
 
-    The strength is the one with the lowest log-loss on the held-out rows. Without any, it is the one whose heads say best
+    The strength is the one with the lowest calibrated log-loss on the held-out rows. Without any, it is the one whose heads say best
     what the rows that they have not learnt from were to teach: gold labels of rows held out would not do, since the targets
     of the others were made with their help.
 
@@ -45,7 +45,8 @@ def solve_head(
         watching = embed_encoded(kind.network.embedder, kind.tokenizer, held_out)
         fit = learning.fit(lessons, STRENGTHS, temperature=config.temperature)
         said = answer_rows(fit, watching, [row.options for row in held_out])
-        losses = gold_losses(said, answers).mean(1)
+        temperatures = fit_temperature(said, answers, even_rows=1)  # which the student will get for itself
+        losses = gold_losses(said / temperatures[:, None, None], answers).mean(1)
     else:
         folds = np.arange(len(rows)) % FOLDS
         train = np.stack([folds != f for f in range(FOLDS)])

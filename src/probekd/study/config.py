@@ -64,9 +64,9 @@ class SearchConfig(Section):
 
     alpha: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.5)
     """Weights of the gold label on labelled rows; ``labels`` has no other target, so it is trained with 1."""
-    temperature: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 1.0)
-    """Of the targets."""
-    l2: tuple[Annotated[float, Field(gt=0)], ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    temperature: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 2.0)
+    """Of the targets. The student's own is fitted on the validation rows."""
+    l2: tuple[Annotated[float, Field(gt=0)], ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     """``static`` students: strengths of the penalty."""
     learning_rate: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """Students that are trained by steps; None = the student's own ``learning_rate``. Epochs are chosen by its

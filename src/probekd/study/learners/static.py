@@ -11,7 +11,7 @@ from probekd.config import ProbeConfig, StudentConfig
 from probekd.methods import View, padded, widest
 from probekd.methods.views import Evidence
 from probekd.probes.alone import fit_alone
-from probekd.probes.calibrate import gold_losses
+from probekd.probes.calibrate import fit_temperature, gold_losses
 from probekd.student.lessons import Lesson as RowLesson
 from probekd.student.lessons import gold_lessons, soft_lessons
 from probekd.student.linear import LinearRows, answer_rows
@@ -51,9 +51,11 @@ class StaticLearner:
             said, replies = (
                 answer_rows(fit, _stacked(vectors, asking), _counts(asking)) for asking in (lesson.validation, asked)
             )
-            for l2, losses, reply in zip(self.search.l2, gold_losses(said, answers), replies, strict=True):
+            own = fit_temperature(said, answers, even_rows=1)  # every student's, as ``distill`` gives it to its own
+            losses = gold_losses(said / own[:, None, None], answers).mean(1)
+            for l2, nll, reply in zip(self.search.l2, losses, replies / own[:, None, None], strict=True):
                 settings = {"alpha": alpha, "temperature": temperature, "l2": l2}
-                tried.append((Tried(settings=settings, nll=float(losses.mean())), reply))
+                tried.append((Tried(settings=settings, nll=float(nll)), reply))
         best, reply = min(tried, key=lambda one: one[0].nll)
         return Trained(
             probs=tuple(softmax(row[: len(e.options)]) for row, e in zip(reply, asked, strict=True)),
