@@ -62,8 +62,8 @@ class SearchConfig(Section):
     rows: int = Field(default=300, ge=1)
     """At most this many validation rows, and never more than there are labels."""
 
-    alpha: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.5)
-    """Weights of the gold label on labelled rows; ``labels`` has no other target, so it is trained with 1."""
+    alpha: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.5, 1.0)
+    """Weights of the gold label on labelled rows; with 1 the targets teach the pool alone."""
     temperature: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 2.0)
     """Of the targets. The student's own is fitted on the validation rows."""
     l2: tuple[Annotated[float, Field(gt=0)], ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)

@@ -12,6 +12,7 @@ from probekd.study.config import StudyConfig
 from probekd.study.directory import StudyDirectory
 from probekd.study.making import make_cells
 from probekd.study.markdown import markdown
+from probekd.study.page import render
 from probekd.study.plan import Draw
 from probekd.study.results import Result, read_results, write_results
 from probekd.study.summary import summarise
@@ -58,6 +59,7 @@ def gather_study(study: StudyConfig, *, refused: dict[Draw, str] | None = None, 
     summary = summarise(results, refused={d.name: why for d, why in (refused or {}).items()}, resamples=study.bootstrap)
     write_json(study.directory / "summary.json", summary.as_dict())
     write_text(study.directory / "results.md", markdown(summary))
+    write_text(study.directory / "report.html", render(study, summary))
     return study.directory
 
 
