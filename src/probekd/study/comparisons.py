@@ -84,38 +84,60 @@ class Comparison:
 
 def compare_panel(panel: Panel, *, resamples: int) -> list[Comparison]:
     """Every method of ``OURS`` in a panel against every other method there."""
-    found: list[Comparison] = []
-    for a in (m for m in OURS if m in panel.methods):
-        rivals = [m for m in panel.methods if m != a and panel.seeds(a, m)]
-        for metric in METRICS:
-            differences = [_difference(panel, a, b, metric, resamples) for b in rivals]
-            adjusted = holm([d.p_value for d in differences])
-            found += [
-                Comparison(
-                    task=panel.task,
-                    teacher=panel.teacher,
-                    student=panel.student,
-                    budget=panel.budget,
-                    pool=panel.pool,
-                    metric=metric,
-                    a=a,
-                    b=b,
-                    difference=d.difference,
-                    se=d.se,
-                    ci=d.ci,
-                    p_value=d.p_value,
-                    p_holm=p,
-                    seeds=d.seeds,
-                )
-                for b, d, p in zip(rivals, differences, adjusted, strict=True)
+    pairs = [(a, b) for a in OURS if a in panel.methods for b in panel.methods if a != b and panel.seeds(a, b)]
+    found = {metric: _differences(panel, pairs, metric, resamples) for metric in METRICS}
+    comparisons: list[Comparison] = []
+    for metric, differences in found.items():
+        for ours in dict.fromkeys(a for a, _ in pairs):
+            rivals = [b for a, b in pairs if a == ours]
+            adjusted = holm([differences[ours, b].p_value for b in rivals])
+            comparisons += [
+                _comparison(panel, metric, (ours, b), differences[ours, b], p)
+                for b, p in zip(rivals, adjusted, strict=True)
             ]
+    return comparisons
+
+
+def _comparison(panel: Panel, metric: str, pair: tuple[str, str], d: Difference, p_holm: float) -> Comparison:
+    return Comparison(
+        task=panel.task,
+        teacher=panel.teacher,
+        student=panel.student,
+        budget=panel.budget,
+        pool=panel.pool,
+        metric=metric,
+        a=pair[0],
+        b=pair[1],
+        difference=d.difference,
+        se=d.se,
+        ci=d.ci,
+        p_value=d.p_value,
+        p_holm=p_holm,
+        seeds=d.seeds,
+    )
+
+
+def _differences(
+    panel: Panel, pairs: Sequence[tuple[str, str]], metric: str, resamples: int
+) -> dict[tuple[str, str], Difference]:
+    """Of accuracy and log-loss over seeds and rows; of the ECE, which no row has by itself, over seeds.
+
+    Pairs with the same seeds share their resamples, which cost more than what is done with them.
+    """
+    groups: dict[tuple[int, ...], list[tuple[str, str]]] = {}
+    for pair in pairs:
+        groups.setdefault(tuple(panel.seeds(*pair)), []).append(pair)
+    found: dict[tuple[str, str], Difference] = {}
+    for seeds, some in groups.items():
+        values = {
+            place: _by_row(panel.cells[place], metric)
+            for pair in some
+            for m in pair
+            for place in ((m, s) for s in seeds)
+        }
+        stacked = np.array([[values[a, s] - values[b, s] for s in seeds] for a, b in some])
+        found |= dict(zip(some, hierarchical(stacked, resamples=resamples), strict=True))
     return found
-
-
-def _difference(panel: Panel, a: str, b: str, metric: str, resamples: int) -> Difference:
-    """Of accuracy and log-loss over seeds and rows; of the ECE, which no row has by itself, over seeds."""
-    rows = [_by_row(panel.cells[a, s], metric) - _by_row(panel.cells[b, s], metric) for s in panel.seeds(a, b)]
-    return hierarchical(np.stack(rows)[None], resamples=resamples)[0]
 
 
 def _by_row(result: Result, metric: str) -> np.ndarray:
