@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fake_states import FakeStates
 from tiny import choice_row, save_model
 
 from probekd.config import PromptConfig, TeacherConfig
@@ -45,6 +47,11 @@ def teacher_of(model_dir: Callable[[str], Path]) -> Callable[[str], Teacher]:
 @pytest.fixture
 def llama(teacher_of: Callable[[str], Teacher]) -> Teacher:
     return teacher_of("llama")
+
+
+@pytest.fixture
+def fake_states() -> Callable[..., Any]:
+    return FakeStates
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ ROOMS = (
     "probes",
     "doctor",
     "targets",
+    "methods",
     "student",
     "evaluation",
     "report",

@@ -323,9 +323,47 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command("study")
+def study_command(
+    config: Annotated[Path, typer.Argument(help="The study's YAML file.", show_default=False)],
+    set_: SetOption = None,
+    only_gather: Annotated[
+        bool, typer.Option("--gather", help="Make no cell: only write the results of those that are there.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare methods over tasks, label budgets and seeds; goes on where it was, and several processes may help."""
+    from rich.console import Console
+
+    from probekd.study import gather_study, load_study, run_study
+    from probekd.study.live import board
+
+    study = load_study(config, set_ or [])
+    try:
+        if only_gather:
+            path = gather_study(study)
+        else:
+            with board(Console(stderr=True)) as watcher:
+                path = run_study(study, watcher=watcher)
+    except KeyboardInterrupt:
+        print("\ninterrupted: every finished cell is kept; run the same command again to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if as_json:
+        print((path / "summary.json").read_text(encoding="utf-8"))
+    else:
+        print(f"results  {path / 'results.md'}\nreport   {path / 'report.html'}")
+
+
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of a run's config."""
+def schema(
+    study: Annotated[bool, typer.Option("--study", help="Of a study's config.")] = False,
+) -> None:
+    """Print the JSON Schema of a run's config, or of a study's."""
+    if study:
+        from probekd.study import StudyConfig
+
+        _print_json(StudyConfig.model_json_schema())
+        return
     from probekd.config import RunConfig
 
     _print_json(RunConfig.model_json_schema())

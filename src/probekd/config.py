@@ -10,7 +10,7 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -19,7 +19,19 @@ from probekd.errors import ConfigError
 
 Layout = Literal["listed", "branched"]
 Position = Literal["answer", "option_end", "option_mean"]
-Method = Literal["labels", "logit-kd", "probe-kd"]
+Method = Literal[
+    "labels",
+    "label-smoothing",
+    "logit-kd",
+    "calibrated-logit-kd",
+    "debiased-logit-kd",
+    "hidden-kd",
+    "probe-kd",
+    "probe-kd-in-sample",
+    "probe-kd-shuffled",
+    "self-train",
+    "blend-kd",
+]
 Family = Literal["logistic", "ridge", "mass_mean", "mlp", "low_rank"]
 Dtype = Literal["float32", "bfloat16"]
 Likelihood = Literal["sum", "per token", "per byte"]
@@ -280,11 +292,13 @@ class EvaluateConfig(Section):
     """Resamples of the intervals of differences."""
 
 
-def _task_from_name(value: Any) -> Any:
+def task_from_name(value: Any) -> Any:
+    """A task's section from its name alone."""
     return {"name": value} if isinstance(value, str) else value
 
 
-def _model_from_name(value: Any) -> Any:
+def model_from_name(value: Any) -> Any:
+    """A model's section from its name alone."""
     return {"model": value} if isinstance(value, str) else value
 
 
@@ -296,12 +310,12 @@ class RunConfig(Section):
     runs_dir: Path = Path("runs")
     seed: int = 0
     """Seeds the label subset, folds, bootstrap and student."""
-    task: Annotated[TaskConfig, BeforeValidator(_task_from_name)]
+    task: Annotated[TaskConfig, BeforeValidator(task_from_name)]
     prompt: PromptConfig | None = None
     """Changes to the task's own prompt: keys that are not at their default."""
-    teacher: Annotated[TeacherConfig, BeforeValidator(_model_from_name)]
+    teacher: Annotated[TeacherConfig, BeforeValidator(model_from_name)]
     probe: ProbeConfig = ProbeConfig()
-    student: Annotated[StudentConfig, BeforeValidator(_model_from_name)]
+    student: Annotated[StudentConfig, BeforeValidator(model_from_name)]
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")
@@ -366,13 +380,21 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
 def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """Names of the keys allowed beside the one at ``location``."""
     for part in location[:-1]:
-        field = model.model_fields.get(str(part))
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
-        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if isinstance(part, int):  # which of several sections
+            continue
+        field = model.model_fields.get(part)
+        nested = _sections_in(field.annotation) if field else []
         if not nested:
             return []
         model = nested[0]
     return list(model.model_fields)
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """Sections that a type is made of, such as X of ``X | None`` or of ``tuple[Annotated[X, ...], ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections_in(part)]
 
 
 def validate(model: type[SectionT], values: Mapping[str, Any], source: str) -> SectionT:

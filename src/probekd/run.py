@@ -14,7 +14,7 @@ from probekd.metrics import Scores
 from probekd.progress import Progress, Silent
 from probekd.rundir import RunDirectory, stage_key
 from probekd.stages import Run, do_distill, do_evaluate, do_extract, do_label, do_probe, do_report, says
-from probekd.tasks.base import Task, content_hash
+from probekd.tasks.base import task_content
 from probekd.teacher.load import model_fingerprint, resolve_model
 
 if TYPE_CHECKING:
@@ -34,15 +34,6 @@ class Stage:
 SAME_STATES = {"batch_tokens", "memory", "device_map"}
 
 
-def _task_content(task: Task) -> str:
-    rows = [
-        (name, e.id, e.question, e.options, e.answer, e.subject)
-        for name in sorted(task.splits)
-        for e in task.splits[name]
-    ]
-    return content_hash(task.name, task.kind, task.labels, task.prompt.model_dump_json(), repr(rows))
-
-
 def _model_inputs(model: str, revision: str | None) -> str:
     return model_fingerprint(resolve_model(model, revision))
 
@@ -52,7 +43,7 @@ STAGES: tuple[Stage, ...] = (
         "extract",
         do_extract,
         lambda run: (
-            _task_content(run.drawn),
+            task_content(run.drawn),
             run.config.teacher.model_dump_json(exclude=SAME_STATES),
             _model_inputs(run.config.teacher.model, run.config.teacher.revision),
             run.config.seed,

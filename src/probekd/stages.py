@@ -165,7 +165,7 @@ def _check_student(run: Run) -> None:
 def do_probe(run: Run) -> Mapping[str, Any]:
     """Fit the probe and the output readouts, and let the gate weigh them against the student alone."""
     from probekd.evaluation.gate import judge
-    from probekd.probes.controls import fit_alone
+    from probekd.probes.alone import fit_alone
     from probekd.probes.curve import learning_curve
     from probekd.probes.fit import fit_probes
     from probekd.probes.folds import rare_notes
@@ -179,7 +179,7 @@ def do_probe(run: Run) -> Mapping[str, Any]:
     examples = [by_id[i] for i in probe.ids]
     outputs = fit_outputs(states, examples, probe.folds)
     embedded = frozen_embeddings(config.student.model, examples, run.task.kind, config=config.student)
-    alone = fit_alone(embedded, examples, probe.folds, config.probe)
+    alone = fit_alone(embedded, examples, probe.folds, config.probe).honest
     probs = {
         "probe": probe.out_of_fold,
         "teacher_output": outputs.out_of_fold,

@@ -151,6 +151,10 @@ class States:
     def __add__(self, other: States) -> States:
         return States(self.stores + other.stores)
 
+    def only(self, layout: Layout) -> States:
+        """The stores of one layout."""
+        return States(tuple(store for store in self.stores if store.layout == layout))
+
     @property
     def layouts(self) -> tuple[Layout, ...]:
         """Layouts held."""

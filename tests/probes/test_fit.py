@@ -13,7 +13,7 @@ from scipy.special import softmax as scipy_softmax
 
 from probekd.config import ProbeConfig
 from probekd.errors import DataError, StoreError
-from probekd.probes.controls import fit_alone, fit_shuffled
+from probekd.probes.controls import fit_shuffled
 from probekd.probes.features import LinearFit
 from probekd.probes.fit import _stack_or_single, fit_probes, presence, soft_labels
 from probekd.probes.probe import Probe
@@ -338,16 +338,6 @@ def test_shuffled_labels_leave_nothing_to_read(made: tuple[Task, Any, Probe]) ->
     chance = np.mean([1 / len(e.options) for e in examples])
     assert np.mean(found) < chance + 0.12
     assert np.mean(found) < probe.scores["accuracy"] - 0.25
-
-
-def test_the_student_alone_is_cross_fitted_in_the_probes_folds(made: tuple[Task, Any, Probe]) -> None:
-    task, states, probe = made
-    by_id = {e.id: e for e in task.splits["train"]}
-    examples = [by_id[i] for i in probe.ids]
-    x = states.read(probe.reader.layout, probe.reader.position, INFORMATIVE, probe.ids)
-    alone = fit_alone(x if x.ndim == 3 else x[:, None], examples, probe.folds, CONFIG)
-    only = fit_probes(states, task, config=CONFIG.model_copy(update={"depths": (INFORMATIVE,)}))
-    np.testing.assert_array_equal(alone, only.honest)
 
 
 def test_presence_marks_each_rows_own_options() -> None:

@@ -295,3 +295,53 @@ def test_rows_of_other_lengths_are_read_where_all_labelled_rows_have_as_many(fak
     assert fitted.matrix is None
     three, five = fitted.logits(states, ["three", "five"])
     assert len(three) == 3 and len(five) == 5 and np.isfinite([*three, *five]).all()
+
+
+def test_with_no_care_the_readout_is_what_the_teacher_says(ragged: tuple[Any, list[Example], np.ndarray]) -> None:
+    states, examples, folds = ragged
+    raw = fit_outputs(states, examples, folds, care="raw")
+    assert (raw.name, set(raw.scores), raw.calibration.temperature) == ("label_token", {"label_token"}, 1.0)
+    for i, e in enumerate(examples):
+        assert raw.honest[i][: len(e.options)].tolist() == states.columns["listed"]["label_logits"][e.id]
+    assert raw.logits(states, ["p1"])[0].tolist() == [1.0, 2.0, 3.0, 4.0]
+    # Answers decide nothing here: there is one readout.
+    turned = [replace(e, answer=0) for e in examples]
+    np.testing.assert_array_equal(fit_outputs(states, turned, folds, care="raw").honest, raw.honest)
+
+
+def test_debiased_readouts_lose_their_prior_and_get_a_temperature(
+    ragged: tuple[Any, list[Example], np.ndarray],
+) -> None:
+    states, examples, folds = ragged
+    debiased = fit_outputs(states, examples, folds, care="debiased")
+    best = fit_outputs(states, examples, folds)
+    assert set(debiased.scores) == {"label_token, prior removed"}
+    np.testing.assert_allclose(debiased.honest, best.honest)  # which is the best of all here
+
+
+def test_the_raw_readout_of_a_fold_is_chosen_by_the_others(two_rows: Any, fake_states: Build) -> None:
+    generator = np.random.default_rng(4)
+    examples = examples_of([3] * 30, [int(a) for a in generator.integers(3, size=30)])
+    folds = np.arange(30) % FOLDS
+    ids = [e.id for e in examples]
+    # Likelihoods know the answer in the rows of fold 0, letters in the others.
+    knows = {e.id: (4.0 * np.eye(3)[e.answer]).tolist() for e in examples}
+    wrong = {e.id: (-4.0 * np.eye(3)[e.answer]).tolist() for e in examples}
+    first = {i for i, f in zip(ids, folds, strict=True) if f == 0}
+    counts = dict.fromkeys(ids, 3)
+    states = fake_states(
+        splits={"train": ids},
+        columns={
+            "listed": {"num_options": counts, "label_logits": {i: (wrong if i in first else knows)[i] for i in ids}},
+            "branched": {
+                "num_options": counts,
+                "option_loglik": {i: (knows if i in first else wrong)[i] for i in ids},
+                "option_tokens": {i: [1, 1, 1] for i in ids},
+                "option_bytes": {i: [1, 1, 1] for i in ids},
+            },
+        },
+    )
+    raw = fit_outputs(states, examples, folds, care="raw")
+    assert raw.name == "label_token"
+    for i, e in enumerate(examples):  # two folds of three prefer letters, so fold 0 is read by them, and wrongly
+        assert raw.honest[i].tolist() == (wrong if e.id in first else knows)[e.id]

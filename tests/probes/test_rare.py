@@ -14,7 +14,8 @@ import pytest
 from scipy.special import softmax
 
 from probekd.config import ProbeConfig
-from probekd.probes.controls import fit_alone, fit_shuffled, label_prior
+from probekd.probes.alone import fit_alone
+from probekd.probes.controls import fit_shuffled, label_prior
 from probekd.probes.curve import learning_curve
 from probekd.probes.fit import fit_probes, soft_labels
 from probekd.probes.outputs import OutputReadout, fit_outputs

@@ -1,20 +1,17 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import CHROMIUM, Page, browse, phone_width
 
 from probekd.errors import StoreError
 from probekd.report import page, write_report
 
 NewRun = Callable[..., Any]
-CHROMIUM = shutil.which("chromium")
 READ_FILES = (
     "config.yaml",
     "run.json",
@@ -37,42 +34,6 @@ SECTIONS = (
     "What it cost",
     "To run it again",
 )
-QUIET = (
-    "--headless --no-sandbox --disable-gpu --hide-scrollbars --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-)
-VOID = {"meta", "link", "br"}
-
-
-class Page(HTMLParser):
-    """Tags with attributes, text by enclosing tag, and whether every tag is closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.texts: list[tuple[str, str]] = []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"unclosed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append((self.open[-1] if self.open else "", data))
-
-    def all_text(self) -> str:
-        return "".join(text for tag, text in self.texts if tag not in ("style", "title"))
 
 
 def report(run: Any) -> str:
@@ -221,12 +182,6 @@ def test_more_than_twenty_classes_give_pairs_instead_of_a_matrix(
     assert 'class="matrix' not in text and "commonest mistakes among 10 classes" in text
 
 
-def browse(profile: Path, target: Path, *arguments: str) -> str:
-    assert CHROMIUM is not None
-    command = [CHROMIUM, *QUIET.split(), f"--user-data-dir={profile}", *arguments, "--dump-dom", target.as_uri()]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.parametrize("kind", ["classification", "multiple_choice"])
@@ -245,12 +200,5 @@ def test_a_browser_shows_hostile_texts_and_runs_none(new_run: NewRun, tmp_path: 
 def test_a_phone_never_scrolls_sideways(new_run: NewRun, tmp_path: Path, kind: str) -> None:
     run = new_run(kind, 100)
     write_report(run.directory, run.examples)
-    text = (run.directory / "report.html").read_text(encoding="utf-8").replace("<details>", "<details open>")
-    (tmp_path / "open.html").write_text(text, encoding="utf-8")
-    # A headless window has a least width of about 500 pixels, a frame has none.
-    (tmp_path / "phone.html").write_text(
-        '<iframe src="open.html" style="width:390px;height:800px;border:0" onload="'
-        "document.title = contentDocument.documentElement.scrollWidth + ' of ' + contentWindow.innerWidth\"></iframe>"
-    )
-    dom = browse(tmp_path / "profile", tmp_path / "phone.html", "--allow-file-access-from-files")
-    assert "<title>390 of 390</title>" in dom
+    page = (run.directory / "report.html").read_text(encoding="utf-8")
+    assert phone_width(tmp_path / "profile", page) == "390 of 390"

@@ -52,7 +52,7 @@ class Workspace:
             if split in self.raw:
                 (self.root / name).write_text(self.raw[split], encoding="utf-8")
             elif split in self.rows:
-                _write_rows(self.root / name, self.rows[split])
+                write_rows(self.root / name, self.rows[split])
         (self.root / "task.yaml").write_text(yaml.safe_dump(self.task), encoding="utf-8")
         self.path.write_text(yaml.safe_dump(self.config), encoding="utf-8")
         return self.path
@@ -62,7 +62,8 @@ class Workspace:
         return load_config(self.write(), overrides)
 
 
-def _write_rows(path: Path, rows: Sequence[Row]) -> None:
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Rows as JSONL or CSV."""
     with path.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".jsonl":
             file.writelines(json.dumps(row) + "\n" for row in rows)

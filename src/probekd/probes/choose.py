@@ -70,6 +70,11 @@ def lowest(losses: np.ndarray, stronger: Sequence[Sequence[int]]) -> int:
     return best
 
 
+def by_strength(strengths: int) -> list[range]:
+    """Kin for ``lowest`` where candidates are ascending strengths of one reader: those above each."""
+    return [range(i + 1, strengths) for i in range(strengths)]
+
+
 def wins(losses: np.ndarray, rival: np.ndarray, *, errors: float = 1.0) -> bool:
     """Whether losses (n,) are below the rival's by more than so many standard errors of the paired difference."""
     gain = rival - losses

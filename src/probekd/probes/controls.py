@@ -8,7 +8,7 @@ import numpy as np
 
 from probekd.config import ProbeConfig
 from probekd.metrics import Scores, score
-from probekd.probes.choose import choose
+from probekd.probes.choose import by_strength, choose
 from probekd.probes.crossfit import crossfit
 from probekd.probes.families import strengths_of
 from probekd.probes.fit import presence
@@ -17,31 +17,6 @@ from probekd.probes.probe import Probe
 from probekd.states import States
 from probekd.targets import softmax
 from probekd.tasks.base import Example
-
-
-def fit_alone(features: np.ndarray, examples: Sequence[Example], folds: np.ndarray, config: ProbeConfig) -> np.ndarray:
-    """What the student can do by itself: calibrated out-of-fold logits (m, K) of a linear head on its frozen embedding.
-
-    The folds, the strengths and the nested choice are the probe's own; so is the label budget.
-
-    Args:
-        features: (n, 1, d) for classification, (n, k, d) for multiple choice.
-        examples: The labelled rows, in the probe's order.
-        folds: (n,) the probe's folds; the m rows of fold 0 and above are predicted.
-        config: Strengths and tolerance.
-    """
-    scored = folds >= 0
-    answers = np.array([e.answer for e in examples])
-    width = max(len(e.options) for e in examples)
-    x = np.ascontiguousarray(features[:, 0] if features.shape[1] == 1 else features[:, :width])
-    strengths = sorted(config.l2)
-    fits = crossfit(x, answers, presence(examples, width), folds, strengths, tolerance=config.tolerance)
-    return choose(fits, answers[scored], folds[scored], _stronger(len(strengths))).honest
-
-
-def _stronger(strengths: int) -> list[range]:
-    """For each of ascending strengths those above it: the probe's own rule chooses among them."""
-    return [range(i + 1, strengths) for i in range(strengths)]
 
 
 def label_prior(answers: np.ndarray, examples: Sequence[Example], folds: np.ndarray) -> Scores:
@@ -89,5 +64,5 @@ def refit(
         tolerance=config.tolerance,
         family=reader.family,
     )
-    honest = choose(fits, answers[scored], probe.folds[scored], _stronger(len(strengths))).honest
+    honest = choose(fits, answers[scored], probe.folds[scored], by_strength(len(strengths))).honest
     return score([softmax(row[np.isfinite(row)]) for row in honest], answers[scored].tolist())

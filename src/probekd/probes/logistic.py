@@ -3,9 +3,9 @@
 Both minimise mean cross-entropy + l2/2 * |w|^2 on features standardised with the training rows' statistics (the bias of
 the K-way probe is free). For scikit-learn's ``LogisticRegression`` that is C = 1 / (n * l2).
 
-``solve`` fits one depth for many training sets and strengths at once. Training sets are 0/1 weights over the same rows,
-so that every problem shares one matrix product with the states; standardisation by a training set's own statistics is
-folded into the weights.
+``solve`` fits one depth for many training sets and strengths at once, ``solve_soft`` to distributions in place of gold
+labels. Training sets are weights over the same rows, so that every problem shares one matrix product with the states;
+standardisation by a training set's own statistics is folded into the weights.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from probekd.probes.estimator import KWayEstimator, Linear, OptionEstimator
 from probekd.probes.features import Features, LinearFit, raw_fit, repeat_strengths
+from probekd.probes.goals import Answers, Distributions, Goal
 from probekd.probes.lbfgs import Preconditioner, minimise
-from probekd.probes.unseen import NEVER, class_counts
+from probekd.probes.unseen import NEVER
 
 
 def solve(
@@ -37,17 +38,38 @@ def solve(
     Returns:
         T * S solutions that apply to states as they come.
     """
-    sets, count = len(train), len(strengths)
-    weights = torch.as_tensor(train)
+    return _solve(features, Answers(torch.as_tensor(answers)), train, strengths, tolerance)
+
+
+def solve_soft(
+    features: Features, targets: np.ndarray, weights: np.ndarray, strengths: Sequence[float], *, tolerance: float
+) -> LinearFit:
+    """Fit to the cross-entropy of target distributions; otherwise as ``solve``.
+
+    Args:
+        features: Of all rows.
+        targets: (n, K) probabilities, 0 for options that a row does not have.
+        weights: (T, n), not negative: of each row in each training set. A weight of 2 is the row twice.
+        strengths: S values of l2.
+        tolerance: Gradient norm at which a problem is solved, relative to its start.
+    """
+    goal = Distributions(torch.as_tensor(targets).to(features.dtype))
+    return _solve(features, goal, weights, strengths, tolerance)
+
+
+def _solve(
+    features: Features, goal: Goal, row_weights: np.ndarray, strengths: Sequence[float], tolerance: float
+) -> LinearFit:
+    sets, count = len(row_weights), len(strengths)
+    weights = torch.as_tensor(row_weights).to(features.dtype)
     mean, scale = (m.repeat_interleave(count, dim=0) for m in features.moments(weights))
-    share = weights.to(features.dtype) / weights.sum(1, keepdim=True)  # a row's weight in its training set's mean loss
+    share = weights / weights.sum(1, keepdim=True)  # a row's weight in its training set's mean loss
     l2 = repeat_strengths(strengths, sets, features.dtype)
-    gold = torch.as_tensor(answers)
     absent = torch.where(features.present, 0.0, -torch.inf).to(features.dtype)
     d, outputs, classes = features.d, features.outputs, features.classes
     bias = 0 if features.options else outputs
     # A class that a training set does not have takes no part: no gradient moves it from where it starts.
-    unseen = torch.as_tensor(class_counts(answers, train, classes) == 0).repeat_interleave(count, dim=0)
+    unseen = (goal.mass(weights, classes) == 0).repeat_interleave(count, dim=0)
     # Mean eigenvalue of diag(p) - p p' across the classes, of each problem where it was last looked at.
     curvature = torch.ones(len(l2), dtype=features.dtype)
     # What it would be with even probabilities: (n, 1) by a row's options, or (1, problems) by a training set's classes.
@@ -69,11 +91,11 @@ def solve(
             logits = (x @ columns).view(-1, classes, m)
             if offset is not None:
                 logits += offset.T
+            said = goal.said(logits, rows)  # while logits are finite: 0 times -inf is not 0
             if features.options:
                 logits += absent[rows, :, None]
             top = logits.amax(1, keepdim=True)
-            at = torch.arange(len(logits))
-            said = logits[at, gold[rows]] - top[:, 0]
+            said = said - top[:, 0]
             p = logits.sub_(top).exp_()
             norm = p.sum(1, keepdim=True)
             weight = share[which // count, rows].T  # (rows, m)
@@ -82,7 +104,7 @@ def solve(
             even = uniform[rows] if features.options else uniform[:, which]
             bend += ((1 - (p**2).sum(1)) / even * weight).sum(0)
             p *= weight[:, None, :]
-            p[at, gold[rows]] -= weight
+            goal.subtract(p, weight, rows)
             pulled += x.T @ p.view(-1, outputs * m)
             if bias:
                 total += p.sum(0)

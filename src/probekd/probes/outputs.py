@@ -1,20 +1,21 @@
 """Output readouts: what the teacher says in words, given the same care as the probe.
 
 Each gets a temperature; the label tokens also with their prior removed, and through a K x K affine map fitted on the same
-labels, without which "the probe beats the logits" would in part measure who saw the labels.
+labels, without which "the probe beats the logits" would in part measure who saw the labels. With less care they are the
+weaker baselines of the literature: ``raw`` and ``debiased``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from probekd.config import Layout
 from probekd.metrics import Scores, score
-from probekd.probes.calibrate import Calibration, log_softmax
+from probekd.probes.calibrate import Calibration, gold_losses, log_softmax
 from probekd.probes.choose import Choice, choose
 from probekd.probes.crossfit import CrossFit, concatenate, crossfit, fit_folds, untrained
 from probekd.probes.features import LinearFit
@@ -26,6 +27,9 @@ from probekd.tasks.base import Example
 PRIOR = "label_prior"
 AFFINE_L2 = (0.003, 0.03, 0.3)
 AFFINE_TOLERANCE = 1e-5
+Care = Literal["raw", "debiased", "calibrated"]
+"""``raw``: as the teacher says it. ``debiased``: each readout with its prior removed, and a temperature. ``calibrated``:
+every readout with a temperature, the label tokens also with their prior removed and through an affine map."""
 WORDS_LAYOUT: dict[str, Layout] = {"label_token": "listed", "option_likelihood": "branched"}
 
 
@@ -146,34 +150,22 @@ class _Tried:
     matrix: np.ndarray | None = None
 
 
-def fit_outputs(states: States, examples: Sequence[Example], folds: np.ndarray) -> OutputReadout:
-    """Choose the best output readout by out-of-fold log-loss, each with its own temperature.
+def fit_outputs(
+    states: States, examples: Sequence[Example], folds: np.ndarray, *, care: Care = "calibrated"
+) -> OutputReadout:
+    """Choose the best output readout by out-of-fold log-loss, among those that a care makes.
 
     Args:
         states: What the teacher said of the labelled rows.
         examples: The labelled rows.
         folds: (n,); rows of fold -1 train the affine map and are not scored.
+        care: What is tried.
     """
     counts = [len(e.options) for e in examples]
-    width, ids = max(counts), [e.id for e in examples]
     answers, scored = np.array([e.answer for e in examples]), folds >= 0
-    own = folds[scored]
-    tried: list[_Tried] = []
-    for name in readout_names(states):
-        if name == PRIOR:
-            fits = untrained(prior_logits(counts, answers, folds, width)[None, scored], own)
-            tried.append(_Tried(name=name, fits=fits, prior=-np.log(np.bincount(answers, minlength=width) + 1.0)))
-            continue
-        raw = raw_logits(states, name, ids, counts, width)
-        tried.append(_Tried(name=name, fits=untrained(raw[None, scored], own), prior=np.zeros(width)))
-        if name == "label_token":
-            prior = _mean_log_probability(raw)
-            fits = untrained((raw - prior)[None, scored], own)
-            tried.append(_Tried(name=f"{name}, prior removed", fits=fits, prior=prior))
-            # A map between labels means something only where they are the same in every row, those to come included.
-            if len({e.options for e in examples}) == 1 and len(np.unique(answers)) > 1:
-                tried += _affine(name, log_softmax(raw), answers, folds)
-    choice: Choice = choose(concatenate([t.fits for t in tried]), answers[scored], own)
+    tried = _tried(states, examples, counts, answers, folds, care)
+    fits = concatenate([t.fits for t in tried])
+    choice = (_choose_uncalibrated if care == "raw" else choose)(fits, answers[scored], folds[scored])
     best = tried[choice.chosen]
     scores = {
         t.name: score([softmax(row[np.isfinite(row)] / T) for row in t.fits.outer[0]], answers[scored].tolist())
@@ -185,11 +177,57 @@ def fit_outputs(states: States, examples: Sequence[Example], folds: np.ndarray) 
         calibration=choice.calibration,
         matrix=best.matrix,
         prior=best.prior,
-        ids=tuple(ids),
+        ids=tuple(e.id for e in examples),
         answers=answers,
         folds=folds,
         honest=choice.honest,
         scores=scores,
+    )
+
+
+def _tried(
+    states: States,
+    examples: Sequence[Example],
+    counts: Sequence[int],
+    answers: np.ndarray,
+    folds: np.ndarray,
+    care: Care,
+) -> list[_Tried]:
+    width, ids, scored = max(counts), [e.id for e in examples], folds >= 0
+    own = folds[scored]
+    tried: list[_Tried] = []
+    for name in readout_names(states):
+        if name == PRIOR:
+            fits = untrained(prior_logits(counts, answers, folds, width)[None, scored], own)
+            tried.append(_Tried(name=name, fits=fits, prior=-np.log(np.bincount(answers, minlength=width) + 1.0)))
+            continue
+        raw = raw_logits(states, name, ids, counts, width)
+        if care != "debiased":
+            tried.append(_Tried(name=name, fits=untrained(raw[None, scored], own), prior=np.zeros(width)))
+        # The options of multiple choice have no prior likelihood but that of their place, which is hardly one.
+        if care == "debiased" or (care == "calibrated" and name == "label_token"):
+            prior = _mean_log_probability(raw)
+            fits = untrained((raw - prior)[None, scored], own)
+            tried.append(_Tried(name=f"{name}, prior removed", fits=fits, prior=prior))
+        # A map between labels means something only where they are the same in every row, those to come included.
+        same_labels = len({e.options for e in examples}) == 1 and len(np.unique(answers)) > 1
+        if care == "calibrated" and name == "label_token" and same_labels:
+            tried += _affine(name, log_softmax(raw), answers, folds)
+    return tried
+
+
+def _choose_uncalibrated(fits: CrossFit, answers: np.ndarray, folds: np.ndarray) -> Choice:
+    """The candidate with the lowest log-loss as it stands, chosen for each fold by the others."""
+    losses = gold_losses(fits.outer, answers)
+    by_fold = tuple(int(losses[:, folds != f].mean(1).argmin()) for f in range(int(folds.max()) + 1))
+    width = fits.outer.shape[-1]
+    return Choice(
+        chosen=int(losses.mean(1).argmin()),
+        calibration=Calibration(scale=np.ones(width), shift=np.zeros(width)),
+        temperatures=np.ones(len(losses)),
+        losses=losses.mean(1),
+        honest=fits.outer[np.array(by_fold)[folds], np.arange(len(answers))].astype(np.float64),
+        by_fold=by_fold,
     )
 
 

@@ -8,7 +8,7 @@ style sheet gives ``.plot``. Colours are CSS classes, so that light and dark nee
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -39,6 +39,16 @@ class Series:
     mark: str
     tone: str
     points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """A line with the range around each of its points (x, y, low, high)."""
+
+    name: str
+    mark: str
+    tone: str
+    points: tuple[tuple[float, float, float, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +170,49 @@ def line_chart(
                 _text("100%", float(pixels(level.value, y_range, LINE_HEIGHT)) - 6, level.label, "label halo end")
             )
     return _svg(title, LINE_HEIGHT, parts, "plot axes")
+
+
+def band_chart(
+    bands: Sequence[Band],
+    *,
+    title: str,
+    x_name: str,
+    y_format: Callable[[float], str],
+    tick_format: Callable[[float], str],
+) -> Markup:
+    """Lines over a few values of x on a logarithmic axis, each with its range shaded; x_name is for hints."""
+    xs = sorted({x for band in bands for x, *_ in band.points})
+    logs = {x: math.log10(x) for x in xs}
+    margin = (logs[xs[-1]] - logs[xs[0]]) * 0.06 or 0.5
+    x_range = (logs[xs[0]] - margin, logs[xs[-1]] + margin)
+    y_range = padded([value for band in bands for _, *values in band.points for value in values])
+    parts = _y_axis(y_range, LINE_HEIGHT, tick_format)
+    parts += [_text(percent(logs[x], x_range), LINE_HEIGHT + 18, f"{x:g}", "tick middle") for x in xs]
+    parts.append(_shades(bands, logs, x_range, y_range))
+    for band in bands:
+        ends = [(percent(logs[x], x_range), pixels(y, y_range, LINE_HEIGHT)) for x, y, *_ in band.points]
+        inner = [_line(*a, *b, "segment") for a, b in pairwise(ends)]
+        for (x, y, low, high), end in zip(band.points, ends, strict=True):
+            hint = f"{band.name}, {x:g} {x_name}: {y_format(y)} ({y_format(low)} to {y_format(high)})"
+            inner.append(_use(band.mark, "small", *end, "", hint))
+        parts.append(Markup('<g class="series {}">{}</g>').format(band.tone, _join(inner)))
+    return _svg(title, LINE_HEIGHT, parts, "plot axes")
+
+
+def _shades(bands: Sequence[Band], logs: Mapping[float, float], x_range: Range, y_range: Range) -> Markup:
+    """The ranges as areas; an area takes no percentages, so it is drawn in a stretched picture of its own."""
+    areas = []
+    for band in bands:
+        across = [float(percent(logs[x], x_range)[:-1]) for x, *_ in band.points]
+        low, high = ([float(pixels(p[i], y_range, LINE_HEIGHT)) for p in band.points] for i in (2, 3))
+        if len(across) == 1:  # a single budget: a bar as wide as a mark
+            across, low, high = [across[0] - 0.8, across[0] + 0.8], low * 2, high * 2
+        outline = [*zip(across, high, strict=True), *reversed(list(zip(across, low, strict=True)))]
+        points = " ".join(f"{x:.2f},{y:.2f}" for x, y in outline)
+        areas.append(Markup('<polygon class="band {}" points="{}"/>').format(band.tone, points))
+    return Markup('<svg viewBox="0 0 100 {}" width="100%" height="{}" preserveAspectRatio="none">{}</svg>').format(
+        LINE_HEIGHT, LINE_HEIGHT, _join(areas)
+    )
 
 
 def dot_intervals(

@@ -112,6 +112,16 @@ def content_hash(*parts: object) -> str:
     return hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).hexdigest()
 
 
+def task_content(task: Task) -> str:
+    """Digest of everything in a task that can change what a model makes of it."""
+    rows = [
+        (name, e.id, e.question, e.options, e.answer, e.subject)
+        for name in sorted(task.splits)
+        for e in task.splits[name]
+    ]
+    return content_hash(task.name, task.kind, task.labels, task.prompt.model_dump_json(), repr(rows))
+
+
 def nested_order(examples: Sequence[Example], seed: int) -> list[Example]:
     """Order rows so that every prefix is a stratified random subset.
 

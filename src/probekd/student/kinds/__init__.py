@@ -9,12 +9,14 @@ from probekd.student.kinds.cut import Cut
 from probekd.student.kinds.head import Head
 from probekd.student.kinds.label_token import LabelToken
 from probekd.student.kinds.option_likelihood import OptionLikelihood
+from probekd.student.kinds.static import Static
 
 KINDS: dict[KindName, type[StudentKind]] = {
     "head": Head,
     "label_token": LabelToken,
     "option_likelihood": OptionLikelihood,
     "cut": Cut,
+    "static": Static,
 }
 
 __all__ = ["KINDS", "StudentKind", "kind_named"]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pytest
 
 from probekd.probes.features import ArrayBlocks
 
@@ -34,6 +33,9 @@ class FakeStates:
     @property
     def layouts(self) -> tuple[str, ...]:
         return tuple(self.columns)
+
+    def only(self, layout: str) -> FakeStates:
+        return replace(self, columns={layout: self.columns[layout]})
 
     def permutations(self, layout: str) -> int:
         return self.orders
@@ -66,8 +68,3 @@ class FakeStates:
 
     def column(self, layout: str, name: str, ids: Sequence[str]) -> list[Any]:
         return [self.columns[layout][name][i] for i in ids]
-
-
-@pytest.fixture
-def fake_states() -> Callable[..., Any]:
-    return FakeStates

@@ -1,0 +1,19 @@
+"""Methods: what a student learns from, as targets made of what the teacher, its probe and the student itself say."""
+
+from probekd.methods.recipes import RECIPES, Recipe, cares_of, views_of
+from probekd.methods.teacher import TEACHER_VIEWS, TeacherReading
+from probekd.methods.views import Evidence, View, ViewName, padded, widest
+
+__all__ = [
+    "RECIPES",
+    "TEACHER_VIEWS",
+    "Evidence",
+    "Recipe",
+    "TeacherReading",
+    "View",
+    "ViewName",
+    "cares_of",
+    "padded",
+    "views_of",
+    "widest",
+]

@@ -1,0 +1,65 @@
+"""The methods by name: what each one learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from probekd.config import Method
+from probekd.methods import single
+from probekd.methods.blend import MEMBERS, blend
+from probekd.methods.views import Evidence, ViewName
+from probekd.probes.outputs import Care
+from probekd.targets import SoftTargets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A method.
+
+    Attributes:
+        make: Its targets from the evidence.
+        views: The views that ``make`` looks at.
+        pool: Whether it can learn from unlabelled rows, or cannot do without.
+        gold: Whether gold labels are all that is told, so that there is nothing to mix them with.
+        hidden: Whether the student also learns to match the teacher's hidden states.
+    """
+
+    make: Callable[[Evidence], SoftTargets]
+    views: tuple[ViewName, ...] = ()
+    pool: Literal["never", "optional", "needed"] = "optional"
+    gold: bool = False
+    hidden: bool = False
+
+
+RECIPES: Mapping[Method, Recipe] = {
+    "labels": Recipe(make=single.gold, pool="never", gold=True),
+    "label-smoothing": Recipe(make=single.smoothed, pool="never"),
+    "logit-kd": Recipe(make=single.of_view("output_raw"), views=("output_raw",)),
+    "calibrated-logit-kd": Recipe(make=single.of_view("output_calibrated"), views=("output_calibrated",)),
+    "debiased-logit-kd": Recipe(make=single.of_view("output_debiased"), views=("output_debiased",)),
+    "hidden-kd": Recipe(make=single.gold, gold=True, hidden=True),
+    "probe-kd": Recipe(make=single.of_view("probe"), views=("probe",)),
+    "probe-kd-in-sample": Recipe(make=single.in_sample, views=("probe_in_sample",)),
+    "probe-kd-shuffled": Recipe(make=single.of_view("probe_shuffled"), views=("probe_shuffled",)),
+    "self-train": Recipe(make=single.self_train, views=("student",), pool="needed"),
+    "blend-kd": Recipe(make=blend, views=MEMBERS),
+}
+
+
+def views_of(methods: Iterable[Method]) -> tuple[ViewName, ...]:
+    """Every view that some methods need, each once."""
+    return tuple(dict.fromkeys(view for method in methods for view in RECIPES[method].views))
+
+
+CARES: Mapping[ViewName, Care] = {
+    "output_raw": "raw",
+    "output_debiased": "debiased",
+    "output_calibrated": "calibrated",
+}
+
+
+def cares_of(views: Iterable[ViewName]) -> tuple[Care, ...]:
+    """The cares of the output readouts among some views."""
+    return tuple(CARES[view] for view in views if view in CARES)

@@ -1,0 +1,140 @@
+"""A study's configuration: the grid, and the one search that every method gets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from probekd.config import (
+    Method,
+    ProbeConfig,
+    PromptConfig,
+    Section,
+    StudentConfig,
+    TaskConfig,
+    TeacherConfig,
+    apply_overrides,
+    model_from_name,
+    read_yaml,
+    task_from_name,
+    validate,
+)
+
+Pool = Annotated[int, Field(ge=0)] | Literal["all"]
+
+
+class StudyTask(Section):
+    """One task of a study."""
+
+    name: str
+    """A built-in task (``probekd tasks``) or the path of a task file."""
+    data_dir: Path | None = None
+    """As ``task.data_dir`` of a run."""
+    subjects: tuple[str, ...] | None = None
+    """MMLU only: the subjects to keep; None = all."""
+    test: int | None = Field(default=None, ge=1)
+    """At most this many test rows, chosen by hash; None = the study's own ``test``."""
+    prompt: PromptConfig | None = None
+    """Changes to the task's own prompt."""
+
+    @property
+    def label(self) -> str:
+        """Name in results."""
+        return Path(self.name).stem
+
+    def as_run(self) -> TaskConfig:
+        """The same for ``load_task_from_config``, before anything is drawn."""
+        return TaskConfig(name=self.name, data_dir=self.data_dir, subjects=self.subjects)
+
+
+class SearchConfig(Section):
+    """What is tried for each student, the same for every method; the lowest log-loss on validation rows chooses.
+
+    These are rows of the task's split ``validation``, or, where it has none, training rows set aside. Neither targets nor
+    students learn from them: with out-of-fold rows in their place, targets that have seen each other's answers look far
+    better than they are (docs/study.md).
+    """
+
+    rows: int = Field(default=300, ge=1)
+    """At most this many validation rows, and never more than there are labels."""
+
+    alpha: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.5, 1.0)
+    """Weights of the gold label on labelled rows; with 1 the targets teach the pool alone."""
+    temperature: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 2.0)
+    """Of the targets. The student's own is fitted on the validation rows."""
+    l2: tuple[Annotated[float, Field(gt=0)], ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    """``static`` students: strengths of the penalty."""
+    learning_rate: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """Students that are trained by steps; None = the student's own ``learning_rate``. Epochs are chosen by its
+    ``early_stopping`` on the same rows."""
+
+
+class StudyConfig(Section):
+    """Tasks x teachers x label budgets x seeds, and for each of these students x pools x methods."""
+
+    name: str | None = None
+    """Name of the study's directory under ``results_dir``; None = the config file's stem."""
+    results_dir: Path = Path("studies/results")
+    tasks: tuple[Annotated[StudyTask, BeforeValidator(task_from_name)], ...] = Field(min_length=1)
+    teachers: tuple[Annotated[TeacherConfig, BeforeValidator(model_from_name)], ...] = Field(min_length=1)
+    students: tuple[Annotated[StudentConfig, BeforeValidator(model_from_name)], ...] = Field(min_length=1)
+    """Students as in a run, but for ``method`` and ``baselines``, which are the study's ``methods``."""
+    methods: tuple[Method, ...] = Field(min_length=1)
+    budgets: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    """Label budgets; those that a task has not enough rows for are left out."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each draws its labelled rows, nested over the budgets and the same for every method, and starts the student."""
+    pool: tuple[Pool, ...] = (0, "all")
+    """Unlabelled rows that methods learn from besides; methods that cannot are trained once."""
+    rows: int = Field(default=1500, ge=1)
+    """At most this many training rows of a task take part, labelled ones and pool together."""
+    test: int | None = Field(default=3000, ge=1)
+    """At most this many test rows of a task; None = all."""
+    probe: ProbeConfig = ProbeConfig()
+    search: SearchConfig = SearchConfig()
+    bootstrap: int = Field(default=2000, ge=100)
+    """Resamples of the intervals."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _distinct("tasks", [task.label for task in self.tasks])
+        _distinct("teachers", [teacher_label(teacher) for teacher in self.teachers])
+        _distinct("students", [student_label(student) for student in self.students])
+        for student in self.students:
+            if extra := {"method", "baselines"} & student.model_fields_set:
+                raise ValueError(f"students: remove {sorted(extra)[0]}; the study's methods say what is trained")
+        for key in ("methods", "budgets", "seeds", "pool"):
+            _distinct(key, [str(value) for value in getattr(self, key)])
+        return self
+
+    @property
+    def directory(self) -> Path:
+        """Where the results go."""
+        return self.results_dir / (self.name or "study")
+
+
+def _distinct(key: str, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{key}: {twice[0]} is named twice")
+
+
+def teacher_label(teacher: TeacherConfig) -> str:
+    """Name of a teacher in results."""
+    return Path(teacher.model).name
+
+
+def student_label(student: StudentConfig) -> str:
+    """Name of a student in results: its checkpoint and kind."""
+    return f"{Path(student.model).name} {student.kind}"
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read a study's YAML file, apply ``--set`` overrides, and check all of it; raises ConfigError as ``load_config``."""
+    values = apply_overrides(read_yaml(path), overrides)
+    values.setdefault("name", path.stem)
+    return validate(StudyConfig, values, str(path))

@@ -1,0 +1,93 @@
+"""The rows of a task that take part in a study: what labels are drawn from, what chooses, and what is tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from probekd.errors import DataError
+from probekd.study.config import StudyConfig, StudyTask
+from probekd.tasks import load_task_from_config
+from probekd.tasks.base import Example, Task, content_hash, nested_order, task_content
+
+
+@dataclass(frozen=True, kw_only=True)
+class Universe:
+    """A task cut to its study.
+
+    Attributes:
+        task: ``train``, all answered; ``unlabelled`` where the task has such rows; ``test``; ``dev``.
+        validation: Labelled rows that choose hyper-parameters, in the order in which fewer of them are taken.
+    """
+
+    task: Task
+    validation: tuple[Example, ...]
+
+    @cached_property
+    def content(self) -> str:
+        """Digest of all that takes part."""
+        return content_hash(task_content(self.task), [e.id for e in self.validation])
+
+    @cached_property
+    def answers(self) -> Mapping[str, int]:
+        """Gold index of every row that has one: the pool's, which no method sees, among them."""
+        rows = (*self.task.rows("train", "test"), *self.validation)
+        return {e.id: e.answer for e in rows if e.answer is not None}
+
+    @property
+    def labels(self) -> int:
+        """The largest budget."""
+        return len(self.task.rows("train"))
+
+    def pool_rows(self, budget: int) -> int:
+        """Rows that a draw of a budget leaves to the pool."""
+        return self.labels - budget + len(self.task.rows("unlabelled"))
+
+    def drawn(self, budget: int, seed: int) -> Task:
+        """The labelled rows of a draw in ``train``, everything else in ``unlabelled``; nested over the budgets."""
+        return self.task.budget(labels=budget, seed=seed)
+
+    def chooses(self, budget: int, most: int) -> tuple[Example, ...]:
+        """Validation rows for a budget: as many as there are labels, and at most ``most``."""
+        return self.validation[: min(budget, most)]
+
+
+def load_universe(task: StudyTask, study: StudyConfig) -> Universe:
+    """Read a task and cut it.
+
+    The labelled rows come first, by hash with seed 0; the task's own unlabelled rows fill what is left of ``study.rows``.
+
+    Raises:
+        DataError: a task without labelled test rows, or without enough rows to set some aside for validation.
+    """
+    whole = load_task_from_config(task.as_run(), prompt=task.prompt, seed=0)
+    where = f"study task {task.label}"
+    if not whole.rows("test") or any(e.answer is None for e in whole.rows("test")):
+        raise DataError(f"{where}: a study needs a test split with answers")
+    labelled = nested_order([e for e in whole.rows("train") if e.answer is not None], 0)
+    validation = sorted(
+        (e for e in whole.rows("validation") if e.answer is not None), key=lambda e: content_hash(0, e.id)
+    )
+    if validation:
+        labelled = labelled[: study.rows]
+    else:
+        kept = min(study.rows, len(labelled) - study.search.rows)
+        labelled, validation = labelled[: max(kept, 0)], labelled[max(kept, 0) :]
+    if not labelled:
+        raise DataError(
+            f"{where}: no validation split, and too few training rows to set {study.search.rows} aside; lower search.rows"
+        )
+    unlabelled = whole.rows("unlabelled")[: study.rows - len(labelled)]
+    most = task.test or study.test
+    test = whole.rows("test")
+    if most is not None and len(test) > most:
+        test = sorted(test, key=lambda e: content_hash(0, e.id))[:most]
+    splits = {
+        "train": tuple(labelled),
+        "unlabelled": tuple(unlabelled),
+        "test": tuple(test),
+        "dev": whole.splits.get("dev", ()),
+    }
+    cut = replace(whole, splits={name: rows for name, rows in splits.items() if rows})
+    return Universe(task=cut, validation=tuple(validation[: study.search.rows]))

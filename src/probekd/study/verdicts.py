@@ -1,0 +1,54 @@
+"""The gate's verdict beside what then happened: did the method that it named win, or come within a standard error?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from probekd.study.comparisons import Panel, behind
+
+NAMED = {"labels": "labels", "logit-kd": "calibrated-logit-kd", "probe-kd": "probe-kd"}
+"""Method that each verdict stands for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One verdict and its cell.
+
+    Attributes:
+        panel: Task, budget and pool.
+        seed: Of the draw.
+        verdict: What the gate said.
+        winner: The method with the lowest log-loss (or highest accuracy) on the test rows, of those looked at.
+        worse: By how much the named method is worse than the winner; 0 where it is the winner.
+        error: Standard error of that.
+    """
+
+    panel: Panel
+    seed: int
+    verdict: str
+    winner: str
+    worse: float
+    error: float
+
+    @property
+    def held(self) -> bool:
+        """Whether the named method won, or came within a standard error of the winner."""
+        return self.worse <= self.error
+
+
+def judge_verdicts(panels: Sequence[Panel], metric: str, among: Sequence[str]) -> list[Judged]:
+    """Every cell with a verdict whose method was trained; the winner is looked for ``among`` some methods and that one."""
+    found = []
+    for panel in panels:
+        for seed in sorted({s for _, s in panel.cells}):
+            verdict = next((r.verdict for (_, s), r in panel.cells.items() if s == seed and r.verdict), None)
+            named = panel.cells.get((NAMED.get(verdict or "", ""), seed))
+            if verdict is None or named is None:
+                continue
+            rivals = {m: panel.cells[m, seed] for m in among if (m, seed) in panel.cells} | {NAMED[verdict]: named}
+            sign = -1 if metric == "accuracy" else 1
+            winner = min(rivals, key=lambda m: sign * rivals[m].scores[metric])
+            worse, error = behind(named, rivals[winner], metric)
+            found.append(Judged(panel=panel, seed=seed, verdict=verdict, winner=winner, worse=worse, error=error))
+    return found

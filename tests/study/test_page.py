@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from made_up_study import made_up
+from pages import CHROMIUM, Page, phone_width
+
+from probekd.methods import RECIPES
+from probekd.study.config import StudyConfig
+from probekd.study.markdown import markdown
+from probekd.study.page import record_against, render
+from probekd.study.summary import Summary, summarise
+
+
+@pytest.fixture(scope="module")
+def study() -> StudyConfig:
+    return StudyConfig(
+        name="made <b>up</b>",
+        tasks=("arc_easy", "kinds"),  # type: ignore[arg-type]
+        teachers=("models/teacher",),  # type: ignore[arg-type]
+        students=({"model": "models/small", "kind": "static"},),  # type: ignore[arg-type]
+        methods=tuple(RECIPES),
+        budgets=(100, 300),
+    )
+
+
+@pytest.fixture(scope="module")
+def summary() -> Summary:
+    return summarise(made_up(), refused={"kinds-10-0": "too <few>"}, resamples=100)
+
+
+def test_the_page_is_whole_and_asks_nothing_of_the_network(study: StudyConfig, summary: Summary) -> None:
+    text = render(study, summary)
+    page = Page(text)
+    shown = page.all_text()
+    for method in RECIPES:
+        assert method in shown
+    for heading in ("Accuracy against labels", "Paired differences", "The gate", "What it cost", "Every figure"):
+        assert heading in shown
+    assert "made <b>up</b>" in shown and "too <few>" in shown  # as text, not as markup
+    assert not {"script", "img", "link"} & {tag for tag, attrs in page.tags if attrs.get("rel") != "icon"}
+    assert "http" not in text.replace("http-equiv", "")
+    assert text == render(study, summary)
+    # A panel a task with and without the pool, five lines each but for self-train, which needs a pool.
+    assert text.count('class="plot axes"') == 4
+    assert text.count('class="band ') == 2 * 5 + 2 * 4
+
+
+def test_the_table_at_the_top_counts_sure_differences(summary: Summary) -> None:
+    found = {one["rival"]: one for one in record_against(summary)}
+    for rival, one in found.items():
+        some = [c for c in summary.comparisons if (c.a, c.b, c.metric) == ("probe-kd", rival, "nll")]
+        assert one["better"] == sum(c.p_holm < 0.05 and c.difference < 0 for c in some)
+        assert one["better"] + one["worse"] + one["neither"] == len(some)
+    assert found["labels"]["better"] > 0
+
+
+def test_one_budget_and_one_seed_are_enough(study: StudyConfig) -> None:
+    few = made_up(tasks=("kinds",), budgets=(100,), seeds=(0,), methods=("labels", "probe-kd"), pools=("all",))
+    summary = summarise(few, refused={}, resamples=100)
+    assert 'class="band ' in render(study.model_copy(update={"methods": ("labels", "probe-kd")}), summary)
+    assert "| small static | probe-kd | all |" in markdown(summary)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_phone_never_scrolls_sideways(study: StudyConfig, summary: Summary, tmp_path: Path) -> None:
+    assert phone_width(tmp_path / "profile", render(study, summary)) == "390 of 390"

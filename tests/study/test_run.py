@@ -1,0 +1,187 @@
+"""A tiny study from end to end: its cells, what they share, and how it goes on after it was stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from probekd.metrics import score
+from probekd.study import making, run
+from probekd.study.config import StudyConfig
+from probekd.study.directory import StudyDirectory
+from probekd.study.results import read_results
+from probekd.study.run import run_study
+from probekd.study.watcher import Quiet
+from probekd.study.workshop import Workshop
+
+Build = Callable[..., StudyConfig]
+
+
+def records(study: StudyConfig) -> dict[str, dict[str, Any]]:
+    cells = study.directory / "work" / "cells"
+    return {path.name: json.loads(path.read_text()) for path in sorted(cells.glob("*.json"))}
+
+
+def test_every_cell_is_a_file_and_everything_is_gathered(tiny_study: Build) -> None:
+    study = tiny_study()
+    assert run_study(study) == study.directory
+    found = records(study)
+    # Two tasks, budgets and seeds; two readers; labels and three methods that learn from a pool, two of them without too.
+    assert len(found) == 2 * 2 * 2 * (2 + 1 + 2 + 2 + 1)
+    for record in found.values():
+        assert record["scores"]["n"] == 15 and record["outcomes"]["rows"] == 15
+    blend = next(r for r in found.values() if r["settings"]["method"] == "blend-kd" and r["settings"]["pool"] == "all")
+    assert blend["pool_rows"] == 40 - blend["settings"]["budget"] and blend["validation_rows"] == 10
+    assert len(blend["search"]) == 2 * 2 and blend["chosen"]["l2"] in (0.1, 1.0)
+    assert min(blend["search"], key=lambda s: s["nll"])["l2"] == blend["chosen"]["l2"]
+    assert 0 <= blend["target_accuracy"] <= 1 and blend["teacher_tokens"] > 0
+    assert blend["gate"]["verdict"] in ("labels", "logit-kd", "probe-kd")
+    table = pq.read_table(study.directory / "results.parquet")
+    assert len(table) == len(found)
+    assert set(table["verdict"].to_pylist()) <= {None, "labels", "logit-kd", "probe-kd"}
+    text = (study.directory / "results.md").read_text()
+    assert "## texts, read by" in text and "probe-kd minus labels" in text
+    for r in read_results(study.directory / "results.parquet"):
+        assert r.outcomes.hits.mean() == pytest.approx(r.scores["accuracy"])
+        assert r.outcomes.losses.astype(float).mean() == pytest.approx(r.scores["nll"], rel=2e-3)
+
+
+def test_labels_are_nested_and_the_same_for_every_method(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tiny_study(tasks=tiny_study().model_dump(mode="json")["tasks"][:1], seeds=[0])
+    lessons: list[Any] = []
+    original = making.Group._lesson
+
+    def watched(self: making.Group, cell: Any) -> Any:
+        lesson = original(self, cell)
+        lessons.append((cell, lesson))
+        return lesson
+
+    monkeypatch.setattr(making.Group, "_lesson", watched)
+    run_study(study)
+    labelled = {
+        budget: {
+            frozenset(e.id for e in lesson.evidence.labelled) for cell, lesson in lessons if cell.draw.budget == budget
+        }
+        for budget in study.budgets
+    }
+    assert all(len(sets) == 1 for sets in labelled.values())
+    assert next(iter(labelled[12])) < next(iter(labelled[24]))
+    shop = Workshop(study, StudyDirectory(study.directory), Quiet())
+    test = {e.id for e in shop.universe("texts").task.rows("test")}
+    for _, lesson in lessons:
+        pool = {e.id for e in lesson.evidence.pool}
+        labels = {e.id for e in lesson.evidence.labelled}
+        validation = {e.id for e in lesson.validation}
+        assert not (pool & labels or pool & validation or labels & validation or (pool | labels | validation) & test)
+        assert all(e.answer is None for e in lesson.evidence.pool)
+
+
+def test_a_finished_study_does_nothing_and_a_larger_one_only_what_is_new(
+    tiny_study: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_study(tiny_study(seeds=[0], budgets=[12]))
+    before = records(tiny_study())
+    made: list[str] = []
+
+    class Watched(Quiet):
+        def made(self, cell: Any, accuracy: float) -> None:
+            made.append(cell.name)
+
+    run_study(tiny_study(seeds=[0], budgets=[12]), watcher=Watched())
+    assert made == []
+    run_study(tiny_study(seeds=[0], budgets=[12, 24]), watcher=Watched())
+    assert len(made) == len(before) and all("-24-0-" in name for name in made)
+    after = records(tiny_study())
+    assert {name: after[name] for name in before} == before
+    made.clear()  # another search is another cell, but nothing is read or fitted anew
+    monkeypatch.setattr("probekd.study.workshop.read_draw", lambda *a, **k: pytest.fail("the readings are there"))
+    changed = tiny_study(seeds=[0], budgets=[12]).model_dump(mode="json")["search"] | {"alpha": [0.5]}
+    run_study(tiny_study(seeds=[0], budgets=[12], search=changed), watcher=Watched())
+    assert len(made) == len(before) - 2 * 2  # all but the readers'
+
+
+def test_cells_come_back_from_the_committed_results(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tiny_study(seeds=[0], budgets=[12])
+    run_study(study)
+    before = records(study)
+    results = (study.directory / "results.parquet").read_bytes()
+    shutil.rmtree(study.directory / "work")
+    monkeypatch.setattr(run, "make_cells", lambda *a: pytest.fail("every cell is in the results"))
+    run_study(study)
+    assert records(study) == before
+    assert (study.directory / "results.parquet").read_bytes() == results
+
+
+def test_an_interrupted_study_goes_on_where_it_was(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tiny_study(seeds=[0], budgets=[12], name="whole")
+    run_study(whole)
+    study = tiny_study(seeds=[0], budgets=[12], name="stopped")
+    original, calls = making.Group.record, []
+
+    def stops(self: making.Group, cell: Any) -> Any:
+        calls.append(cell.method)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(self, cell)
+
+    monkeypatch.setattr(making.Group, "record", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study)
+    assert len(records(study)) == 2 + 3
+    run_study(study)
+
+    def timeless(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {name: {k: v for k, v in r.items() if k != "seconds"} for name, r in found.items()}
+
+    assert timeless(records(study)) == timeless(records(whole))
+
+
+def test_draws_that_cannot_be_fitted_are_said_and_passed_over(tiny_study: Build) -> None:
+    study = tiny_study(seeds=[0], budgets=[4, 12])
+    run_study(study)
+    assert {r["settings"]["budget"] for r in records(study).values()} == {12}
+    assert "too few" in (study.directory / "results.md").read_text()
+
+
+def test_a_held_draw_is_left_to_who_holds_it(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tiny_study(seeds=[0], budgets=[12])
+    directory = StudyDirectory(study.directory)
+    shop = Workshop(study, directory, Quiet())
+    first, second = shop.draws()
+    order: list[str] = []
+    original = run.make_cells
+    held = directory.held(first.name)
+    assert held.__enter__()
+
+    def watched(shop: Workshop, draw: Any) -> None:
+        order.append(draw.task)
+        original(shop, draw)
+
+    def let_go(seconds: float) -> None:
+        held.__exit__(None, None, None)
+
+    monkeypatch.setattr(run, "make_cells", watched)
+    monkeypatch.setattr(run.time, "sleep", let_go)
+    run_study(study)
+    assert order == [second.task, first.task]
+
+
+def test_readers_are_scored_as_the_teacher_reads(tiny_study: Build) -> None:
+    study = tiny_study(seeds=[0], budgets=[24])
+    run_study(study)
+    shop = Workshop(study, StudyDirectory(study.directory), Quiet())
+    draw = shop.draws()[0]
+    reading = shop.reading(draw)
+    test = shop.universe(draw.task).task.rows("test")
+    by_hand = score(
+        [np.exp(z - z.max()) / np.exp(z - z.max()).sum() for z in reading.test["probe"]], [e.answer for e in test]
+    )  # type: ignore[misc]
+    record = next(r for name, r in records(study).items() if name.startswith(f"{draw.name}-teacher-probe"))
+    assert record["scores"]["nll"] == pytest.approx(by_hand["nll"])
+    assert record["out_of_fold"]["n"] == 24

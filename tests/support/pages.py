@@ -1,0 +1,65 @@
+"""Pages as a parser and a browser see them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+CHROMIUM = shutil.which("chromium")
+QUIET = (
+    "--headless --no-sandbox --disable-gpu --hide-scrollbars --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+)
+VOID = {"meta", "link", "br"}
+
+
+class Page(HTMLParser):
+    """Tags with attributes, text by enclosing tag, and whether every tag is closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"unclosed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append((self.open[-1] if self.open else "", data))
+
+    def all_text(self) -> str:
+        return "".join(text for tag, text in self.texts if tag not in ("style", "title"))
+
+
+def browse(profile: Path, target: Path, *arguments: str) -> str:
+    """The page's elements after it was loaded."""
+    assert CHROMIUM is not None
+    command = [CHROMIUM, *QUIET.split(), f"--user-data-dir={profile}", *arguments, "--dump-dom", target.as_uri()]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+def phone_width(profile: Path, page: str) -> str:
+    """``CONTENT of WINDOW``: the width of a page in a window of 390 pixels, every part of it unfolded."""
+    (profile.parent / "open.html").write_text(page.replace("<details>", "<details open>"), encoding="utf-8")
+    # A headless window has a least width of about 500 pixels, a frame has none.
+    (profile.parent / "phone.html").write_text(
+        '<iframe src="open.html" style="width:390px;height:800px;border:0" onload="'
+        "document.title = contentDocument.documentElement.scrollWidth + ' of ' + contentWindow.innerWidth\"></iframe>"
+    )
+    dom = browse(profile, profile.parent / "phone.html", "--allow-file-access-from-files")
+    return dom.partition("<title>")[2].partition("</title>")[0]
