@@ -25,9 +25,11 @@ ROOMS = (
     "evaluation",
     "report",
     "rundir",
+    "start",
     "stages",
     "run",
     "cascade",
+    "study",
 )
 # Targets are what probes make, and know nothing of them: the one room that probes may look down to.
 ALLOWED = {("probes", "targets")}
