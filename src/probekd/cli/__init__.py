@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from probekd.cli.cache import cache_app
+from probekd.cli.parts import ConfigArgument, JsonOption, ResumeOption, SetOption, print_json, progress_bar
+from probekd.cli.students import predict
 
+if TYPE_CHECKING:
     from probekd.config import RunConfig
 
 app = typer.Typer(
@@ -23,20 +24,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-cache_app = typer.Typer(help="The cache of teacher states, shared between runs.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
-
-ConfigArgument = Annotated[
-    Path, typer.Argument(help="The run's YAML file, or the directory of a run.", show_default=False)
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one key, such as task.labels=100; may be repeated."),
-]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on in a run directory that was made with another config.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, for machines.")]
 
 SECTIONS = {
     "extract": "Read",
@@ -69,47 +57,6 @@ def _load(path: Path, overrides: list[str] | None) -> RunConfig:
     return load_config(path, overrides or [])
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=1))
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Any]:
-    """A rich progress bar with rate and time left, as the rooms' ``Progress``."""
-    from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Any) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="dim")
-
-    columns = (
-        TextColumn("  {task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f}%"),
-        Rate(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    # Where there is no terminal, rich would print an empty line for the bar that it cannot draw.
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-
-        class Bar:
-            def start(self, what: str, total: int, unit: str) -> None:
-                self.task = bars.add_task(what, total=total, unit=unit)
-
-            def advance(self, amount: int) -> None:
-                bars.advance(self.task, amount)
-
-            def finish(self) -> None:
-                bars.remove_task(self.task)
-
-        yield Bar()
-
-
 def _run(config: RunConfig, *, only: str | None, resume: bool, as_json: bool) -> Path:
     import time
 
@@ -128,7 +75,7 @@ def _run(config: RunConfig, *, only: str | None, resume: bool, as_json: bool) ->
             console.print(f"[bold]{stage:<9}[/] {took}", highlight=False)
 
     try:
-        with _progress(console) as progress:
+        with progress_bar(console) as progress:
             path = run_stages(config, only=only, resume=resume, progress=progress, say=say)
     except KeyboardInterrupt:  # caught here, because typer ends silently when one reaches it
         print("\ninterrupted: what was finished is kept; run the same command again to go on", file=sys.stderr)
@@ -148,7 +95,7 @@ def run_command(
     path = _run(_load(config, set_), only=None, resume=resume, as_json=as_json)
     metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
     if as_json:
-        _print_json({"run": str(path), "report": str(path / "report.html"), **metrics})
+        print_json({"run": str(path), "report": str(path / "report.html"), **metrics})
         return
     from rich.console import Console
 
@@ -167,7 +114,7 @@ def _run_stage(stage: str, config: RunConfig, *, resume: bool, as_json: bool) ->
     path = _run(config, only=stage, resume=resume, as_json=as_json)
     from probekd.summary import print_stage, stage_summary
 
-    _print_json(stage_summary(stage, path)) if as_json else print_stage(stage, path)
+    print_json(stage_summary(stage, path)) if as_json else print_stage(stage, path)
 
 
 def _stage_command(stage: str, about: str) -> Callable[..., None]:
@@ -212,10 +159,10 @@ def evaluate_command(
     from probekd.run import run_harness
     from probekd.summary import print_harness
 
-    with _progress(Console(stderr=True)) as progress:
+    with progress_bar(Console(stderr=True)) as progress:
         found = run_harness(loaded, progress=progress)
     if as_json:
-        _print_json({split: asdict(score) for split, score in found.items()})
+        print_json({split: asdict(score) for split, score in found.items()})
     else:
         print_harness(found)
 
@@ -223,37 +170,7 @@ def evaluate_command(
 app.command("report")(_stage_command("report", "Write the report page."))
 
 
-@app.command()
-def predict(
-    student: Annotated[Path, typer.Argument(help="A student's directory.", show_default=False)],
-    input_: Annotated[Path, typer.Option("--input", help="Rows: CSV, JSONL or Parquet.")],
-    output: Annotated[
-        Path,
-        typer.Option("--output", help="Where to write them with their predictions; the suffix decides the format."),
-    ],
-    question: Annotated[
-        str | None, typer.Option(help="Column of the text; default: the first of question, text, sentence, input.")
-    ] = None,
-    options: Annotated[
-        list[str] | None, typer.Option(help="Column that holds the list of options, or one column an option (repeat).")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing output file.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Predict the rows of a file with a student."""
-    from rich.console import Console
-
-    from probekd.student import predict_file
-
-    columns = options[0] if options and len(options) == 1 else options
-    with _progress(Console(stderr=True)) as progress:
-        rows = predict_file(
-            student, input_, output, question=question, options=columns, overwrite=overwrite, progress=progress
-        )
-    if as_json:
-        _print_json({"rows": rows, "output": str(output)})
-    else:
-        print(f"{rows} rows predicted: {output}")
+app.command()(predict)
 
 
 @app.command()
@@ -269,12 +186,12 @@ def tasks(
     from probekd.summary import print_task, print_tasks, task_list, task_summary
 
     if name is None:
-        _print_json(task_list()) if as_json else print_tasks()
+        print_json(task_list()) if as_json else print_tasks()
         return
     from probekd.tasks import load_task
 
     task = load_task(name, data_dir=data_dir)
-    _print_json(task_summary(task)) if as_json else print_task(task)
+    print_json(task_summary(task)) if as_json else print_task(task)
 
 
 @app.command()
@@ -283,7 +200,7 @@ def estimate(config: ConfigArgument, set_: SetOption = None, as_json: JsonOption
     from probekd.estimate import estimate_run, print_estimate
 
     found = estimate_run(_load(config, set_))
-    _print_json(found) if as_json else print_estimate(found)
+    print_json(found) if as_json else print_estimate(found)
 
 
 @app.command()
@@ -308,7 +225,7 @@ def doctor(
     from probekd.tasks import load_task
 
     loaded = load_task(task, data_dir=data_dir)
-    with _progress(Console(stderr=True)) as progress:
+    with progress_bar(Console(stderr=True)) as progress:
         report = examine(
             teacher,
             loaded,
@@ -318,7 +235,7 @@ def doctor(
             trust_remote_code=trust_remote_code,
             progress=progress,
         )
-    _print_json(report.as_dict()) if as_json else print_report(report)
+    print_json(report.as_dict()) if as_json else print_report(report)
     if not report.healthy:
         raise typer.Exit(1)
 
@@ -362,54 +279,8 @@ def schema(
     if study:
         from probekd.study import StudyConfig
 
-        _print_json(StudyConfig.model_json_schema())
+        print_json(StudyConfig.model_json_schema())
         return
     from probekd.config import RunConfig
 
-    _print_json(RunConfig.model_json_schema())
-
-
-@cache_app.command("ls")
-def cache_ls(as_json: JsonOption = False) -> None:
-    """List the stored states: size, rows, task, teacher, last use."""
-    from probekd.cache import list_stores, print_stores
-
-    stores = list_stores()
-    _print_json([s.as_dict() for s in stores]) if as_json else print_stores(stores)
-
-
-@cache_app.command("verify")
-def cache_verify(as_json: JsonOption = False) -> None:
-    """Check every stored byte against its checksum; exit status 1 when something is damaged."""
-    from probekd.cache import verify_stores
-
-    damaged = verify_stores()
-    if as_json:
-        _print_json(damaged)
-    else:
-        for place, files in damaged.items():
-            print(f"damaged: {place}: {', '.join(files)}")
-        print(f"{len(damaged)} damaged stores" if damaged else "every store is whole")
-    if damaged:
-        raise typer.Exit(1)
-
-
-@cache_app.command("gc")
-def cache_gc(
-    keep: Annotated[
-        str, typer.Option(help="Total size to keep, such as 20GB or 0; the least recently used stores go first.")
-    ] = "20GB",
-    as_json: JsonOption = False,
-) -> None:
-    """Remove stores until the cache is within a size. Run directories keep their own hold on the states they use."""
-    from probekd.cache import collect, parse_size
-
-    removed = collect(parse_size(keep))
-    if as_json:
-        _print_json([s.as_dict() for s in removed])
-    else:
-        print(f"{len(removed)} stores removed, {sum(s.bytes for s in removed) / 1e6:,.1f} MB freed")
-
-
-if __name__ == "__main__":
-    main()
+    print_json(RunConfig.model_json_schema())

@@ -1,0 +1,5 @@
+"""``python -m probekd.cli``."""
+
+from probekd.cli import main
+
+main()
