@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.data.data_collator import DataCollatorForMultipleChoice
 
 import student_online
@@ -151,6 +151,7 @@ def bare(task: Task, examples: Sequence[Example], config: StudentConfig, scratch
             data_collator=collator,
             callbacks=[_Ticks(clock)],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     return clock.seconds
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 from probekd.config import StudentConfig, TeacherConfig
 from probekd.extraction import extract
@@ -163,6 +163,7 @@ def online(plan: Plan, task: Task, student: Path) -> float:
             data_collator=collate,
             processing_class=tokenizer,
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         trainer.save_model(scratch)
     return time.perf_counter() - began

@@ -126,3 +126,26 @@ def test_no_path_or_address_of_this_machine_is_kept_of_an_error(monkeypatch: pyt
         "first\nERROR: https://host.example/simple/x\nhost='host.example' at /home/me/x.py, in 1/2\nValueError: no"
     )
     assert found == "ERROR: <address>\n<address> at <path>, in 1/2\nValueError: no"
+
+
+@pytest.mark.slow
+def test_a_students_step_and_the_whole_are_timed_beside_their_rivals(tmp_path: Path) -> None:
+    models = ("--student", save_model("bert", tmp_path / "bert"), "--teacher", save_model("llama", tmp_path / "llama"))
+    found = run(tmp_path / "student.json", *models, script="student.py")
+    assert {"date", "machine", "versions", "seed", "how", "steps", "online"} <= set(found)
+    assert [(s["task"], s["options"]) for s in found["steps"]] == [("wordnet_kinds", 11), ("wordnet_which", 4)]
+    for step in found["steps"]:
+        assert len(step["ratio"]["runs"]) == 2
+        assert step["met"] == (step["ratio"]["median"] <= step["target"] == 1.05)
+        for seconds in step["seconds_a_step"].values():
+            assert 0 < seconds["min"] <= seconds["median"] <= seconds["max"]
+    online = found["online"]
+    stages = online["probekd"]["stages"]
+    assert list(stages) == ["labelled rows read", "probe fitted", "pool read", "student trained"]
+    total = sum(stage["median"] for stage in stages.values())
+    assert online["probekd"]["seconds"]["median"] == pytest.approx(total, abs=1e-3)
+    assert {"seconds", "not_run"} & set(online["trl_gkd"])
+    if "seconds" in online["trl_gkd"]:
+        assert online["times_faster"]["median"] == pytest.approx(
+            online["trl_gkd"]["seconds"]["median"] / total, rel=1e-3
+        )

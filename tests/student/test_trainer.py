@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from transformers import TrainingArguments
 
 from probekd.config import HiddenConfig, StudentConfig
 from probekd.errors import ConfigError
+from probekd.student.fit import refuse_shards
 from probekd.student.kinds.head import Head
 from probekd.student.losses import DIVERGENCES
 from probekd.student.objective import HiddenMatch, Objective
@@ -139,6 +141,14 @@ def test_a_step_that_cannot_be_divided_is_an_error(tiny_bert: Path) -> None:
         ConfigError, match=r"8 rows of a step .* 1 process\(es\) in 3 part\(s\); make it a multiple of 3"
     ):
         record(tiny_bert, batch_size=8, gradient_accumulation=3)
+
+
+@pytest.mark.parametrize("sharded", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_shards_of_a_student_are_refused(sharded: str) -> None:
+    whole = {"is_fsdp_enabled": False, "is_deepspeed_enabled": False}
+    refuse_shards(SimpleNamespace(**whole))
+    with pytest.raises(ConfigError, match="launch without FSDP"):
+        refuse_shards(SimpleNamespace(**{**whole, sharded: True}))
 
 
 def test_a_tracker_that_is_not_installed_is_an_error(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,7 @@ def fit(
             keep_best=stopping is not None,
             checkpoints=checkpoints,
         )
+        refuse_shards(trainer)
         progress = progress if is_main() else Silent()
         trainer.add_callback(_Pace(trainer, stopping.patience if stopping else None, stop_after, progress))
         start = checkpoints.find() if checkpoints else None
@@ -76,6 +77,14 @@ def fit(
     if trainer.best is not None:
         put_back(objective, trainer.best)
     return tuple(trainer.history)
+
+
+def refuse_shards(trainer: Any) -> None:
+    """Raise ConfigError where a launcher asks for a student in shards, of which no checkpoint would be whole."""
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ConfigError(
+            "a student is held whole by every process that trains it, and not in shards: launch without FSDP and DeepSpeed"
+        )
 
 
 class _Pace(TrainerCallback):
