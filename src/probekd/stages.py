@@ -288,8 +288,8 @@ def _students(config: RunConfig) -> dict[Method, str]:
 
 def do_distill(run: Run) -> Mapping[str, Any]:
     """Train the student and its baselines, on the same labels and the same pool."""
-    from probekd.start import start_of
     from probekd.student import Student, distill
+    from probekd.student.start import start_of
 
     _check_student(run)
     files: list[str] = []
@@ -298,7 +298,8 @@ def do_distill(run: Run) -> Mapping[str, Any]:
         # A student that this stage finished before it was interrupted is not trained again.
         mark = run.path / ".parts" / f"{method}.json"
         if not (mark.is_file() and read_json(mark) == {"key": key, "files": _digests(run, place)}):
-            with start_of(run, method) as model:
+            blocks = run.path / ".parts" / f"{method}-start"
+            with start_of(run.config, method, run.task, blocks, lambda: (run.probe, run.stored("extract"))) as model:
                 distill(
                     model,
                     run.task,
