@@ -1,44 +1,176 @@
-"""The README.md of a student directory."""
+"""The README.md of a student directory: a model card that says what the student is, and what it is worth."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from probekd.config import TeacherConfig
+from probekd.files import write_text
+from probekd.metrics import Scores
 from probekd.student.kinds import StudentKind
-from probekd.student.model import INFO_FILE, StudentInfo
+from probekd.student.licence import Origin
+from probekd.student.model import INFO_FILE, Student, StudentInfo
 
+CARD_FILE = "README.md"
 _CARD = """---
-library_name: transformers
-pipeline_tag: {pipeline_tag}
-tags: [probekd, knowledge-distillation]
----
+{front_matter}---
 
-# {title}
+# Student for {task}
 
-{base_model}, trained by probekd with the method `{method}` on {num_labels} labelled and {num_pool} unlabelled rows of
-the task `{task}` (seed {seed}). `{info_file}` has the rest; probekd is not needed to use the model.
+{base}, trained by probekd with the method **{method}** for the task **{task}** on {num_labels} labelled and {num_pool}
+unlabelled rows (seed {seed}). `{info_file}` has the rest; probekd is not needed to use the model.
+
+{teacher}
+
+## Use
 
 ```python
 {usage}
 ```
 
 {calibration}
+
+## Figures
+
+{figures}
+
+## Limits
+
+{limits}
+
+## Licences
+
+{licences}
 """
+_NAMES = {"teacher_output": "the teacher's best output readout", "probe": "the probe on its hidden states"}
 
 
-def model_card(info: StudentInfo, kind: StudentKind) -> str:
-    """A short model card with the code that loads the student."""
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What is known of a student once its run has been evaluated.
+
+    Attributes:
+        who: The student's name among the scores.
+        teacher: The model that the run read.
+        scores: By split, the scores of everyone.
+    """
+
+    who: str
+    teacher: Origin
+    scores: Mapping[str, Mapping[str, Scores]]
+
+
+def model_card(info: StudentInfo, kind: StudentKind, results: Results | None = None) -> str:
+    """The card; without ``results``, one that says that nothing has been measured yet."""
+    taught = results is not None and info.method != "labels"
     return _CARD.format(
-        pipeline_tag=kind.pipeline_tag,
-        title=f"Student for {info.task}",
-        base_model=info.base_model,
-        method=info.method,
+        front_matter=yaml.safe_dump(_front_matter(info, kind, results), sort_keys=False, allow_unicode=True),
+        task=escaped(info.task),
+        base=escaped(info.base_model),
+        method=escaped(info.method),
         num_labels=info.num_labels_used,
         num_pool=info.num_pool_rows,
-        task=info.task,
         seed=info.seed,
         info_file=INFO_FILE,
+        teacher=f"Its teacher was {escaped(results.teacher.name)}." if results and taught else _without_teacher(info),
         usage=kind.usage,
         calibration=_calibration(info),
+        figures=_figures(info, results) if results else "It has not been evaluated yet.",
+        limits=_limits(info),
+        licences=_licences(info, results if taught else None),
     )
+
+
+def write_card(directory: Path, card: str) -> None:
+    """Replace a student's card."""
+    write_text(directory / CARD_FILE, card)
+
+
+def complete_cards(
+    students: Mapping[str, Student], teacher: TeacherConfig, scores: Mapping[str, Mapping[str, Scores]]
+) -> None:
+    """Write what a run has measured into the cards of its students.
+
+    Args:
+        students: By their names among the scores.
+        teacher: The run's.
+        scores: By split, the scores of everyone.
+    """
+    origin = Origin.of(teacher.model, teacher.revision)
+    for who, student in students.items():
+        results = Results(who=who, teacher=origin, scores=scores)
+        write_card(student.directory, model_card(student.info, student.model, results))
+
+
+def escaped(text: str) -> str:
+    """Text from data as Markdown that shows it as it is: on one line, without markup, links or HTML."""
+    return re.sub(r"([\\`*_\[\]<>&|~#$])", r"\\\1", " ".join(text.split()))
+
+
+def _front_matter(info: StudentInfo, kind: StudentKind, results: Results | None) -> dict[str, Any]:
+    """What the Hub reads."""
+    found: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": kind.pipeline_tag}
+    if info.base_licence:
+        found["license"] = info.base_licence
+    # A directory's name is no Hub id.
+    if "/" in info.base_model:
+        found["base_model"] = info.base_model
+    found["tags"] = ["probekd", "knowledge-distillation"]
+    if results:
+        name = f"Student for {info.task}"
+        found["model-index"] = [{"name": name, "results": _index(info, kind, results)}]
+    return found
+
+
+def _index(info: StudentInfo, kind: StudentKind, results: Results) -> list[dict[str, Any]]:
+    """The student's scores in the form of the Hub's evaluation results."""
+    names = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "nll": "Log-loss", "ece": "Calibration error"}
+    return [
+        {
+            "task": {"type": kind.pipeline_tag},
+            "dataset": {"name": info.task, "type": info.task, "split": split},
+            "metrics": [
+                {"type": key, "name": name, "value": round(float(scores[results.who][key]), 4)}  # type: ignore[literal-required]
+                for key, name in names.items()
+            ],
+        }
+        for split, scores in results.scores.items()
+    ]
+
+
+def _without_teacher(info: StudentInfo) -> str:
+    return "It learned from the labels alone." if info.method == "labels" else "Its run has not been evaluated yet."
+
+
+def _figures(info: StudentInfo, results: Results) -> str:
+    """A table for each split."""
+    tables = []
+    for split, scores in results.scores.items():
+        n = scores[results.who]["n"]
+        lines = [
+            f"{escaped(split)}, {n} rows, none of which it was trained on:",
+            "",
+            "| who | accuracy | 95% interval | log-loss | calibration error |",
+            "|---|---|---|---|---|",
+        ]
+        for who, s in scores.items():
+            name = "**this student**" if who == results.who else _name(who)
+            low, high = s["accuracy_ci"]
+            lines.append(
+                f"| {name} | {s['accuracy']:.3f} | {low:.3f} to {high:.3f} | {s['nll']:.3f} | {s['ece']:.3f} |"
+            )
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def _name(who: str) -> str:
+    return _NAMES.get(who) or f"a student trained by {escaped(who.partition(':')[2] or 'the main method')}"
 
 
 def _calibration(info: StudentInfo) -> str:
@@ -56,3 +188,33 @@ def _calibration(info: StudentInfo) -> str:
         f"Divide its logits by {found.temperature:.3f} before the softmax over the options to get calibrated "
         f"probabilities, as `probekd predict` does; {effect}."
     )
+
+
+def _limits(info: StudentInfo) -> str:
+    """What it must not be taken for."""
+    choice = (
+        "It scores the options that it is given, of which one is taken to be right."
+        if info.kind == "multiple_choice"
+        else f"It knows {len(info.labels)} labels and gives one of them to any text, whatever the text is about."
+    )
+    cut = f"; {info.num_cut_rows} training rows were longer and were cut" if info.num_cut_rows else ""
+    taught = "" if info.method == "labels" else " What its teacher gets wrong it may have learned too."
+    return (
+        f"- {choice}\n"
+        f"- It was trained and measured on one task: rows of another kind, language or time may fare worse.{taught}\n"
+        f"- It reads {info.max_length} tokens of a text{cut}."
+    )
+
+
+def _licences(info: StudentInfo, results: Results | None) -> str:
+    """Of the models that went into it."""
+
+    def line(what: str, model: Origin) -> str:
+        said = escaped(model.licence) if model.licence else "not known here; look at its own card"
+        return f"- {what}, {escaped(model.name)}: {said}"
+
+    lines = [line("base model", Origin(name=info.base_model, licence=info.base_licence))]
+    if results:
+        lines.append(line("teacher", results.teacher))
+        lines.append("\nA teacher's licence may say what models that learn from it may be used for.")
+    return "\n".join(lines)

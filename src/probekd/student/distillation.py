@@ -16,13 +16,14 @@ from probekd.errors import ConfigError, DataError, ModelError
 from probekd.files import remove_leftovers, replacing
 from probekd.progress import Progress, Silent
 from probekd.student.calibration import calibrate_student
-from probekd.student.card import model_card
+from probekd.student.card import model_card, write_card
 from probekd.student.epochs import choose_epochs
 from probekd.student.fold import fold_temperature
 from probekd.student.history import mean_loss
 from probekd.student.holdout import Watched, choose_watched
 from probekd.student.kinds import StudentKind
 from probekd.student.lessons import Lesson, gold_lessons, soft_lessons, with_states
+from probekd.student.licence import licence_of
 from probekd.student.model import INFO_FILE, Student, StudentInfo
 from probekd.student.processes import is_main, process_count, wait_for_all
 from probekd.student.training import Job, Trained, prepare, run
@@ -108,6 +109,7 @@ def distill(
         max_length=kind.max_length,
         method=method,
         base_model=Path(model).name if Path(model).is_dir() else str(model),
+        base_licence=licence_of(model, config.revision),
         task=task.name,
         num_labels_used=len(train_rows),
         num_pool_rows=len(pool),
@@ -163,7 +165,7 @@ def _save(
         with replacing(directory) as unfinished:
             kind.save(unfinished)
             info.save(unfinished)
-            (unfinished / "README.md").write_text(model_card(info, kind), encoding="utf-8")
+            write_card(unfinished, model_card(info, kind))
         if root is not None:
             shutil.rmtree(root, ignore_errors=True)
     wait_for_all()

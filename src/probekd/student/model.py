@@ -50,6 +50,7 @@ class StudentInfo:
         calibration: Its temperature and how it was found; None = there was nothing to fit it on.
         history: What each epoch of its training came to.
         choice: The same of the training that held labelled rows out to find how many epochs to take; empty = none did.
+        base_licence: Licence of the checkpoint, where its card says so.
         format_version: Of this file.
     """
 
@@ -72,6 +73,7 @@ class StudentInfo:
     calibration: StudentCalibration | None = None
     history: tuple[Epoch, ...] = ()
     choice: tuple[Epoch, ...] = ()
+    base_licence: str | None = None
     format_version: int = FORMAT_VERSION
 
     @property
