@@ -142,6 +142,21 @@ def run_harness(config: RunConfig, *, progress: Progress | None = None) -> dict[
     return {split: harness_score(student, run.task.rows(split), progress=run.progress) for split in run.eval_splits}
 
 
+def export_targets(config: RunConfig, directory: Path) -> Mapping[str, int]:
+    """Write a labelled run's targets as a dataset (``dataset.write_dataset``); returns its rows by split.
+
+    Raises:
+        StoreError: the directory holds something already.
+    """
+    from probekd.dataset import write_dataset
+    from probekd.student.licence import Origin
+    from probekd.targets import SoftTargets
+
+    run = Run(RunDirectory(config.runs_dir / (config.name or "run")), config, Silent())
+    targets = SoftTargets.load(run.path / "targets.parquet")
+    return write_dataset(run.task, targets, directory, Origin.of(config.teacher.model, config.teacher.revision))
+
+
 def scores_of(path: Path) -> dict[str, dict[str, Scores]]:
     """Scores by split and predictor from a finished run's metrics.json."""
     metrics = read_json(path / "metrics.json")

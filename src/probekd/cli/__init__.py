@@ -12,7 +12,7 @@ import typer
 
 from probekd.cli.cache import cache_app
 from probekd.cli.parts import ConfigArgument, JsonOption, ResumeOption, SetOption, print_json, progress_bar
-from probekd.cli.students import predict
+from probekd.cli.students import export, predict, push
 
 if TYPE_CHECKING:
     from probekd.config import RunConfig
@@ -130,10 +130,37 @@ def _stage_command(stage: str, about: str) -> Callable[..., None]:
 for _name, _about in {
     "extract": "Read the teacher's states of the labelled rows, at every depth.",
     "probe": "Fit the probe, choose where it reads, and judge whether it is worth distilling from.",
-    "label": "Read the pool where the probe reads, and write the targets.",
-    "distill": "Train the student and its baselines.",
 }.items():
     app.command(_name)(_stage_command(_name, _about))
+
+
+@app.command("label")
+def label_command(
+    config: ConfigArgument,
+    set_: SetOption = None,
+    resume: ResumeOption = False,
+    as_json: JsonOption = False,
+    export_to: Annotated[
+        Path | None,
+        typer.Option("--export", help="A new directory for the targets as a dataset, to train on without probekd."),
+    ] = None,
+) -> None:
+    """Read the pool where the probe reads, and write the targets."""
+    loaded = _load(config, set_)
+    if export_to is None:
+        _run_stage("label", loaded, resume=resume, as_json=as_json)
+        return
+    _run(loaded, only="label", resume=resume, as_json=as_json)
+    from probekd.run import export_targets
+
+    rows = dict(export_targets(loaded, export_to))
+    if as_json:
+        print_json({"dataset": str(export_to), "rows": rows})
+    else:
+        print(f"{', '.join(f'{n} rows of {split}' for split, n in rows.items())}: {export_to}")
+
+
+app.command("distill")(_stage_command("distill", "Train the student and its baselines."))
 
 
 @app.command("evaluate")
@@ -170,7 +197,8 @@ def evaluate_command(
 app.command("report")(_stage_command("report", "Write the report page."))
 
 
-app.command()(predict)
+for _student_command in (predict, export, push):
+    app.command()(_student_command)
 
 
 @app.command()

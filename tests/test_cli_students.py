@@ -1,0 +1,103 @@
+"""The commands that take a student out of the door, from the command line to the files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from workspace import Workspace, workspace
+
+from probekd import cli
+
+SMALL = {"train": 18, "unlabelled": 6, "test": 9}
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(done: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run the command line in this process; gives exit status, standard output and standard error."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("PROBEKD_CACHE", str(done.root / "cache"))
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["probekd", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return int(end.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, model_dir: Callable[[str], Path]) -> Iterator[Workspace]:
+    """A finished tiny run and its cache."""
+    from probekd.run import run_stages
+
+    root = tmp_path_factory.mktemp("cli-students")
+    made = workspace(root, "classification", teacher=model_dir("llama"), student=model_dir("bert"), sizes=SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROBEKD_CACHE", str(root / "cache"))
+        run_stages(made.load())
+    yield made
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_an_exported_student_answers_as_it_did(call: Call, done: Workspace, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    student, test = tmp_path / "student", done.root / "test.csv"
+    shutil.copytree(done.run / "student", student)
+    asked = ("predict", student, "--input", test, "--output")
+    status, _, err = call(*asked, tmp_path / "early.csv", "--backend", "onnx")
+    assert status == 2 and "onnx" in err and not (tmp_path / "early.csv").exists()
+    status, out, err = call("export", student, "--rows", test)
+    assert (status, err) == (0, "") and "model.onnx: on 9 rows" in out
+    said = []
+    for backend in ("torch", "onnx"):
+        assert call(*asked, tmp_path / f"{backend}.csv", "--backend", backend)[0] == 0
+        said.append([json.loads(r["probs"]) for r in rows_of(tmp_path / f"{backend}.csv")])
+    np.testing.assert_allclose(said[0], said[1], atol=1e-4)
+    status, _, err = call(*asked, tmp_path / "x.csv", "--backend", "tensorrt")
+    assert status == 2 and "--backend tensorrt: unknown; it is one of torch, onnx, onnx-int8" in err
+
+
+def test_a_cascade_says_who_answered_and_what_it_promises(call: Call, done: Workspace, tmp_path: Path) -> None:
+    out_file = tmp_path / "out.csv"
+    asked = ("predict", done.run / "student", "--input", done.root / "test.csv", "--output", out_file)
+    status, out, _ = call(*asked, "--cascade", done.run, "--json")
+    found = json.loads(out)
+    assert status == 0 and found["rows"] == 9
+    # Nine rows cannot show an agreement of 0.95 with confidence 0.95: all of them go to the probe.
+    assert found["answered_by"].get("probe") == 9 and "every row goes to the probe" in found["rule"]
+    assert {r["answered_by"] for r in rows_of(out_file)} == {"probe"}
+    status, _, err = call(*asked, "--overwrite", "--cascade", done.run, "--agreement", "1.5")
+    assert status == 2 and "agreement 1.5: must lie between 0 and 1" in err
+
+
+def test_targets_go_out_as_a_dataset(call: Call, done: Workspace, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    place = tmp_path / "soft"
+    status, out, _ = call("label", done.path, "--export", place, "--json")
+    assert status == 0 and json.loads(out)["rows"]["train"] == SMALL["train"] + SMALL["unlabelled"]
+    rows = load_dataset(str(place), split="train", cache_dir=str(tmp_path / "hub"))
+    assert sorted(set(rows["split"])) == ["train", "unlabelled"]
+    assert all(sum(row) == pytest.approx(1) for row in rows["soft_labels"])
+    status, _, err = call("label", done.path, "--export", place)
+    assert status == 2 and "is there already" in err
+
+
+def test_a_push_under_an_impossible_name_is_refused_before_anything_is_sent(call: Call, done: Workspace) -> None:
+    status, out, err = call("push", done.run / "student", "a/b/c")
+    assert (status, out) == (2, "") and "a/b/c: no name for a repository" in err
