@@ -61,5 +61,7 @@ def test_rows_to_come_may_have_more_options_than_the_labelled_ones() -> None:
     coming = [Example(id="p", question="?", options=tuple("abcdef")), Example(id="q", question="?", options=("a", "b"))]
     said = alone.logits(wide, coming)
     assert [len(row) for row in said] == [6, 2]
-    assert said[0][4] == pytest.approx(alone.fit.logits(wide).mean(0)[0, 4] * alone.calibration.scale.mean(), rel=1e-5)
+    assert said[0][4] == pytest.approx(
+        alone.sharpness * alone.fit.logits(wide).mean(0)[0, 4] * alone.calibration.scale.mean(), rel=1e-5
+    )
     assert alone.logits(wide[:0], []) == []

@@ -192,7 +192,10 @@ def test_controls_and_curve_score_the_same_rows(made: tuple[Task, Any, Probe]) -
     examples = examples_of(task, probe)
     x = states.read("listed", "answer", 1, probe.ids)
     alone = fit_alone(x[:, None], examples, probe.folds, CONFIG)
-    assert alone.shape == (34, 20) and np.isfinite(alone).all()
+    assert alone.honest.shape == (34, 20) and np.isfinite(alone.honest).all()
+    pool = [e for e in task.rows("unlabelled")]
+    said = np.stack(alone.logits(states.read("listed", "answer", 1, [e.id for e in pool])[:, None], pool))
+    np.testing.assert_allclose(softmax(said, axis=1)[:, NEVER], 1 / 42, rtol=1e-5)  # as the probe's
     assert label_prior(probe.answers, examples, probe.folds)["n"] == 34
     shuffled = fit_shuffled(probe, states, examples, config=CONFIG, seed=0)
     assert shuffled["n"] == 34 and shuffled["accuracy"] < 0.4 < probe.scores["accuracy"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -87,6 +89,15 @@ def test_heads_minimise_the_mixture_of_the_losses(options: bool) -> None:
         for ours, theirs in zip(said[number], scores(best), strict=True):
             ours = ours[np.isfinite(ours)]
             np.testing.assert_allclose(ours - ours.mean(), theirs - theirs.mean(), rtol=5e-3, atol=2e-3)
+
+
+def test_a_class_that_nobody_speaks_of_is_given_what_a_rule_of_succession_gives() -> None:
+    rows, x, _ = made(options=False)
+    two = [replace(e, answer=i % 2) for i, e in enumerate(rows)]
+    taught = [gold_lessons(two)[e.id] for e in two]
+    fit = LinearRows.of(x, [3] * 70).fit(taught, (0.1, 3.0), temperature=1)
+    for logits in answer_rows(fit, x, [3] * 70):
+        assert softmax(logits, axis=1)[:, 2].mean() == pytest.approx(1 / 72, rel=1e-3)
 
 
 def test_rows_that_teach_nothing_play_no_part_and_nor_do_rows_outside_a_training_set() -> None:

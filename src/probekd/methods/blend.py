@@ -47,12 +47,16 @@ def _loss(logits: np.ndarray, answers: np.ndarray) -> float:
 
 
 def blend(evidence: Evidence, members: Sequence[ViewName] = MEMBERS) -> SoftTargets:
-    """Stack the members: weights for a labelled row are learned on the other folds, for the pool on all of them."""
+    """Stack the members: weights for a labelled row are learned on the other folds, for the pool on all of them.
+
+    Rows that no fold holds out keep their gold label, and have no say.
+    """
     honest = np.stack([evidence.views[name].honest for name in members])
     answers, folds = evidence.answers, evidence.folds
-    said = np.empty(honest.shape[1:])
-    for f in np.unique(folds):
-        rest, held = folds != f, folds == f
+    said = honest[0].copy()
+    for f in np.unique(folds[folds >= 0]):
+        rest, held = (folds != f) & (folds >= 0), folds == f
         said[held] = Blend.fit(honest[:, rest], answers[rest]).logits(honest[:, held])
     pool = np.stack([evidence.views[name].pool for name in members])
-    return of_logits(evidence, said, Blend.fit(honest, answers).logits(pool))
+    scored = folds >= 0
+    return of_logits(evidence, said, Blend.fit(honest[:, scored], answers[scored]).logits(pool))

@@ -13,6 +13,7 @@ from probekd.probes.fit import fit_probes
 from probekd.probes.outputs import Care, OutputReadout
 from probekd.probes.probe import Probe
 from probekd.states import States
+from probekd.targets import labelled_logits
 from probekd.tasks.base import Example, Task
 
 
@@ -59,7 +60,11 @@ def _view(reading: TeacherReading, honest: Sequence[np.ndarray], source: Probe |
 
 
 def _probe(reading: TeacherReading) -> View:
-    return _view(reading, list(reading.probe.honest), reading.probe)
+    return _view(reading, _honest(reading.probe), reading.probe)
+
+
+def _honest(source: Probe | OutputReadout) -> list[np.ndarray]:
+    return labelled_logits(source.honest, source.answers, source.folds)
 
 
 def _probe_in_sample(reading: TeacherReading) -> View:
@@ -86,11 +91,12 @@ def _probe_shuffled(reading: TeacherReading) -> View:
     task = replace(reading.task, splits={"train": shuffled})
     probe = fit_probes(states, task, config=reading.config.model_copy(update=changes), seed=reading.seed)
     place = {row_id: i for i, row_id in enumerate(probe.ids)}
-    return _view(reading, [probe.honest[place[i]] for i in reading.probe.ids], probe)
+    honest = _honest(probe)
+    return _view(reading, [honest[place[i]] for i in reading.probe.ids], probe)
 
 
 def _output(care: Care) -> Callable[[TeacherReading], View]:
-    return lambda reading: _view(reading, list(reading.outputs[care].honest), reading.outputs[care])
+    return lambda reading: _view(reading, _honest(reading.outputs[care]), reading.outputs[care])
 
 
 TEACHER_VIEWS: Mapping[ViewName, Callable[[TeacherReading], View]] = {

@@ -30,7 +30,8 @@ class View:
     """Logits of one source, -inf beyond a row's options.
 
     Attributes:
-        honest: (n, K) of the labelled rows, out of fold unless the source's name says otherwise.
+        honest: (n, K) of the labelled rows, out of fold unless the source's name says otherwise; of a row that no fold
+            holds out, its gold label.
         pool: (m, K) of the unlabelled rows.
     """
 
@@ -50,7 +51,7 @@ class Evidence:
     Attributes:
         labelled: Rows with answers, in the order of every view.
         pool: Rows without.
-        folds: (n,) fold of each labelled row.
+        folds: (n,) fold of each labelled row; -1 for the only row of its class, which no fold holds out.
         views: By name; those that the methods at hand need.
     """
 

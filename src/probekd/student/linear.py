@@ -9,6 +9,7 @@ import numpy as np
 
 from probekd.probes.features import Features, LinearFit
 from probekd.probes.logistic import solve_soft
+from probekd.probes.unseen import unseen_shares
 from probekd.student.lessons import Lesson
 
 TOLERANCE = 1e-5
@@ -56,7 +57,21 @@ class LinearRows:
         for i, lesson in enumerate(lessons):
             weights[i], probs[i, : len(lesson.target_logits)] = mixture(lesson, temperature)
         sets = weights[None] if train is None else weights * train
+        if not self.features.options:
+            probs = _with_unseen(probs, weights)
         return solve_soft(self.features, probs, sets, strengths, tolerance=TOLERANCE)
+
+
+def _with_unseen(probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Targets in which classes that no row speaks of have the share that ``unseen_shares`` gives them, in every row.
+
+    Without it their probability would go to zero, as slowly as the solver is patient, and one such row among those to come
+    would cost a fortune.
+    """
+    spoken = weights @ probs
+    counts = np.where(spoken > 0, np.maximum(np.round(spoken), 1), 0)
+    shares = unseen_shares(counts[None], np.ones((1, len(counts)), dtype=bool))[0]
+    return np.asarray(probs * (1 - shares.sum()) + shares)
 
 
 def mixture(lesson: Lesson, temperature: float) -> tuple[float, np.ndarray]:

@@ -112,16 +112,19 @@ class Group:
     def gate(self) -> Gate:
         """The verdict before any student is trained."""
         views = {"probe": "probe", "teacher_output": "output_calibrated", "student_alone": "student_alone"}
+        evidence, probe = self.evidence, self.shop.study.probe
+        scored = np.flatnonzero(evidence.folds >= 0)
         probs = {
-            who: [
-                softmax(row[: len(e.options)])
-                for row, e in zip(self.evidence.views[name].honest, self.evidence.labelled, strict=True)  # type: ignore[index]
-            ]
+            who: [softmax(evidence.views[name].honest[i][: len(evidence.labelled[i].options)]) for i in scored]  # type: ignore[index]
             for who, name in views.items()
         }
-        probe = self.shop.study.probe
         gate, _ = judge(
-            probs, self.evidence.answers.tolist(), folds=probe.folds, resamples=probe.bootstrap, seed=self.draw.seed
+            probs,
+            evidence.answers[scored].tolist(),
+            folds=probe.folds,
+            resamples=probe.bootstrap,
+            seed=self.draw.seed,
+            unchecked=len(evidence.labelled) - len(scored),
         )
         return gate
 

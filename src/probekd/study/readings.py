@@ -115,7 +115,7 @@ def read_draw(
     reading = TeacherReading(task=task, states=states, probe=probe, outputs=outputs, config=config, seed=seed)
     named = dict.fromkeys(("probe", "output_calibrated", *(v for v in views if v in TEACHER_VIEWS)))
     best = outputs["calibrated"]
-    answers = probe.answers.tolist()
+    answers = probe.scored_answers.tolist()
     return Reading(
         ids=probe.ids,
         folds=probe.folds,

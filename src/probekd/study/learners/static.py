@@ -18,7 +18,7 @@ from probekd.student.linear import LinearRows, answer_rows
 from probekd.student.projection import fit_projection
 from probekd.study.config import SearchConfig
 from probekd.study.learners.base import Lesson, Trained, Tried
-from probekd.targets import softmax
+from probekd.targets import labelled_logits, softmax
 from probekd.tasks.base import Example
 
 
@@ -91,7 +91,8 @@ class StaticLearner:
         fitted = fit_alone(_stacked(self.vectors, labelled), labelled, evidence.folds, self.probe)
         said = fitted.logits(_stacked(self.vectors, pool), pool) if pool else []
         width = widest((*labelled, *pool))
-        return View(honest=padded(list(fitted.honest), width), pool=padded(said, width))
+        honest = labelled_logits(fitted.honest, evidence.answers, evidence.folds)
+        return View(honest=padded(honest, width), pool=padded(said, width))
 
 
 def _counts(rows: Sequence[Example]) -> list[int]:
