@@ -108,11 +108,13 @@ def _check_inputs(run: Run) -> None:
 
 
 def _run_locked(run: Run, only: str | None, say: Callable[[str, str], None]) -> None:
-    key = ""
+    keys: dict[str, str] = {}
     for stage in STAGES:
-        key = stage_key(stage.name, key, *stage.inputs(run))
-        done = run.directory.is_done(stage.name, key)
-        if only is not None and stage.name != only:
+        keys[stage.name] = stage_key(stage.name, next(reversed(keys.values()), ""), *stage.inputs(run))
+    worked = []
+    for stage in STAGES:
+        done = run.directory.is_done(stage.name, keys[stage.name])
+        if only not in (None, stage.name):
             if done:
                 continue
             raise StoreError(
@@ -122,10 +124,16 @@ def _run_locked(run: Run, only: str | None, say: Callable[[str, str], None]) -> 
             say(stage.name, "skipped")
         else:
             say(stage.name, "running")
-            run.directory.do(stage.name, key, lambda stage=stage: stage.work(run))  # type: ignore[misc]
+            run.directory.do(stage.name, keys[stage.name], lambda stage=stage: stage.work(run))  # type: ignore[misc]
+            worked.append(stage.name)
             say(stage.name, "done")
         if only is not None:
-            return
+            break
+    # A student that was made again has the card of one that nobody has measured.
+    if {"distill", "evaluate"} & set(worked) and run.directory.is_done("evaluate", keys["evaluate"]):
+        from probekd.student.card import complete_cards
+
+        complete_cards(run.path, run.config.teacher, trust_remote_code=run.config.student.trust_remote_code)
 
 
 def run_harness(config: RunConfig, *, progress: Progress | None = None) -> dict[str, HarnessScore]:

@@ -317,7 +317,7 @@ def do_distill(run: Run) -> Mapping[str, Any]:
 
 
 def _digests(run: Run, place: str) -> dict[str, str]:
-    """Checksum of every file under a place, by name in the run directory, but of cards, which ``evaluate`` completes."""
+    """Checksum of every file under a place, by name in the run directory; a card is made anew by ``complete_cards``."""
     files = sorted(f for f in (run.path / place).rglob("*") if f.is_file() and f.name != "README.md")
     return {str(f.relative_to(run.path)): file_digest(f) for f in files}
 
@@ -335,7 +335,6 @@ def do_evaluate(run: Run) -> Mapping[str, Any]:
     from probekd.evaluation.paired import compare
     from probekd.evaluation.predictions import Predictions, write_predictions
     from probekd.student import Student
-    from probekd.student.card import complete_cards
 
     config = run.config
     states = run.read_chosen(run.eval_splits, spoken=True)
@@ -383,7 +382,6 @@ def do_evaluate(run: Run) -> Mapping[str, Any]:
         files.append(name)
     gate = read_json(run.path / "probes" / "probe.json")["gate"]
     write_json(run.path / "metrics.json", {**metrics, "comparisons": [c.as_dict() for c in comparisons], "gate": gate})
-    complete_cards(students, config.teacher, metrics)
     return {**_figures(states), "files": files + _state_files(run, states)}
 
 

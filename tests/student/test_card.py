@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,14 +104,17 @@ def test_escaping_shows_text_as_it_is() -> None:
 def test_cards_are_completed_in_place(kinds_student: Student, tmp_path: Path) -> None:
     (tmp_path / "big").mkdir()
     (tmp_path / "big" / "README.md").write_text("---\nlicense: other\nlicense_name: my-licence\n---\n")
-    before = (kinds_student.directory / "README.md").read_text()
-    student = replace(kinds_student, info=replace(kinds_student.info, method="logit-kd"))
-    try:
-        complete_cards({"student": student}, TeacherConfig(model=str(tmp_path / "big")), RESULTS.scores)
-        text = (student.directory / "README.md").read_text()
-        assert "- teacher, big: other my-licence" in text and str(tmp_path) not in text
-    finally:
-        (student.directory / "README.md").write_text(before)
+    run = tmp_path / "run"
+    shutil.copytree(kinds_student.directory, run / "student")
+    shutil.copytree(kinds_student.directory, run / "baselines" / "labels" / "student")
+    replace(kinds_student.info, method="logit-kd").save(run / "student")
+    (run / "metrics.json").write_text(json.dumps({**RESULTS.scores, "comparisons": [], "gate": {}}))
+    complete_cards(run, TeacherConfig(model=str(tmp_path / "big")))
+    text = (run / "student" / "README.md").read_text()
+    assert "- teacher, big: other my-licence" in text and str(tmp_path) not in text
+    assert kinds_student.model.usage in text
+    baseline = (run / "baselines" / "labels" / "student" / "README.md").read_text()
+    assert "| **this student** | 0.700 |" in baseline and "It learned from the labels alone." in baseline
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from probekd.config import TeacherConfig
-from probekd.files import write_text
+from probekd.files import read_json, write_text
 from probekd.metrics import Scores
 from probekd.student.kinds import StudentKind
 from probekd.student.licence import Origin
@@ -92,20 +92,24 @@ def write_card(directory: Path, card: str) -> None:
     write_text(directory / CARD_FILE, card)
 
 
-def complete_cards(
-    students: Mapping[str, Student], teacher: TeacherConfig, scores: Mapping[str, Mapping[str, Scores]]
-) -> None:
+def complete_cards(run_dir: Path, teacher: TeacherConfig, *, trust_remote_code: bool = False) -> None:
     """Write what a run has measured into the cards of its students.
 
     Args:
-        students: By their names among the scores.
+        run_dir: A run directory with metrics.json.
         teacher: The run's.
-        scores: By split, the scores of everyone.
+        trust_remote_code: Run Python code that ships with the students' checkpoints.
     """
+    metrics = read_json(run_dir / "metrics.json")
+    scores = {split: found for split, found in metrics.items() if split not in ("comparisons", "gate")}
     origin = Origin.of(teacher.model, teacher.revision)
-    for who, student in students.items():
-        results = Results(who=who, teacher=origin, scores=scores)
-        write_card(student.directory, model_card(student.info, student.model, results))
+    for who in next(iter(scores.values())):
+        name, _, method = who.partition(":")
+        if name == "student":
+            place = run_dir / (f"baselines/{method}/student" if method else "student")
+            student = Student.load(place, trust_remote_code=trust_remote_code)
+            results = Results(who=who, teacher=origin, scores=scores)
+            write_card(place, model_card(student.info, student.model, results))
 
 
 def escaped(text: str) -> str:
