@@ -362,3 +362,16 @@ def test_a_stack_wants_a_best_reader_that_knows_something() -> None:
     assert len(weights(knows, other)) == 2
     assert weights(chance, other) == {reader: 1.0}
     assert weights(knows, chance) == {reader: 1.0}
+
+
+def test_a_reader_near_chance_is_not_made_surer_than_one_of_its_models(fake_states: Build) -> None:
+    task = task_of("classification")
+    draw = np.random.default_rng(3)
+    train = [e.id for e in task.rows("train")]
+    states = fake_states(
+        splits={"train": train},
+        values={("listed", "answer", 0): {row_id: draw.normal(size=6) for row_id in train}},
+        columns={"listed": {"num_options": {e.id: len(e.options) for e in task.rows("train")}}},
+    )
+    probe = fit_probes(states, task, config=ProbeConfig(l2=(1.0,), folds=3, windows=(1,), stack=False))
+    assert probe.sharpness == 1.0
