@@ -156,7 +156,7 @@ class Group:
     def _lesson(self, cell: Cell) -> Lesson:
         recipe = RECIPES[cell.method]  # type: ignore[index]
         whole = self.evidence if recipe.views else self.shop.evidence(self.draw, self.reading)
-        rows = len(whole.pool) if cell.pool == "all" else cell.pool
+        rows = len(whole.pool) if cell.pool == "all" else min(cell.pool, len(whole.pool))
         where = HiddenPlace(**self.reading.summary["hidden"])
         source = self.shop.source(self.draw)
         return Lesson(
