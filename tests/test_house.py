@@ -25,7 +25,7 @@ ROOMS = (
     "evaluation",
     "report",
     "rundir",
-    "start",
+    "supervision",
     "stages",
     "run",
     "cascade",

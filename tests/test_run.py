@@ -134,7 +134,7 @@ def test_a_finished_run_holds_every_row_once(
         "probe",
         "student",
         "student:labels",
-        "student:logit-kd",
+        "student:calibrated-logit-kd",
     }
 
 
@@ -183,7 +183,7 @@ DAMAGES = {
     "probes/probe.safetensors": "probe",
     "probes/depths.csv": "probe",
     "targets.parquet": "label",
-    "baselines/logit-kd/targets.parquet": "label",
+    "baselines/calibrated-logit-kd/targets.parquet": "label",
     "student/model.safetensors": "distill",
     "student/config.json": "distill",
     "baselines/labels/student/model.safetensors": "distill",
@@ -366,7 +366,7 @@ def test_without_a_student_of_outputs_the_pool_is_read_no_deeper_than_the_probe(
     monkeypatch.setattr("probekd.stages.load_teacher", lambda *_: pytest.fail("the whole teacher was loaded"))
     run_stages(config, only="label")
     assert loaded and all(depth is not None and depth <= 1 for depth in loaded)
-    assert not (made.run / "baselines" / "logit-kd").exists()
+    assert not (made.run / "baselines" / "calibrated-logit-kd").exists()
     record = json.loads((made.run / "run.json").read_text())["stages"]["label"]
     for key in record["states"]:
         store = StateStore.open(made.run / "states" / key)
@@ -384,7 +384,7 @@ def test_labels_with_one_row_and_with_none_go_through_every_stage(fresh: Callabl
     if script.is_file():
         done = subprocess.run([sys.executable, script, made.run], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout.strip()) == (0, "the contract holds"), done.stdout + done.stderr
-    for name in ("targets.parquet", "baselines/logit-kd/targets.parquet"):
+    for name in ("targets.parquet", "baselines/calibrated-logit-kd/targets.parquet"):
         targets = {row["id"]: row for row in pq.read_table(made.run / name).to_pylist()}
         assert [i for i, row in targets.items() if row["source"] == "gold"] == [only["id"]]
         assert (targets[only["id"]]["fold"], targets[only["id"]]["probs"]) == (-1, [0.0, 0.0, 1.0, 0.0])

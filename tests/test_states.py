@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -426,3 +427,22 @@ def test_a_linked_store_outlives_the_cache(llama: Teacher, choices: Task, tmp_pa
     assert linked.verify() == []
     assert not (linked.directory / ".left.tmp").exists()
     np.testing.assert_array_equal(States((linked,)).read("listed", "answer", 2, ["a"]), expected)
+
+
+def test_a_row_is_read_from_the_store_that_holds_what_is_asked_for(llama: Teacher, choices: Task) -> None:
+    what: dict[str, Any] = {"splits": ("train",), "layouts": ("listed",)}
+    whole = extract(llama, choices, **what)
+    ids = whole.ids("listed", "train")
+    parts = [
+        extract(llama, choices, positions=("answer",), depths=(1,), outputs=False, **what),
+        extract(llama, choices, positions=("option_mean",), depths=(2,), **what),
+    ]
+    for order in (parts, parts[::-1]):
+        states = order[0] + order[1]
+        for position, depth in (("answer", 1), ("option_mean", 2)):
+            np.testing.assert_array_equal(
+                states.read("listed", position, depth, ids), whole.read("listed", position, depth, ids)
+            )
+        assert states.column("listed", "label_logits", ids) == whole.column("listed", "label_logits", ids)
+        assert states.holding("listed", ids[:1]).stores == states.stores
+    assert whole.holding("branched", ids).stores == () and whole.holding("listed", ["nobody"]).stores == ()

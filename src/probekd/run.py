@@ -13,7 +13,8 @@ from probekd.files import read_json
 from probekd.metrics import Scores
 from probekd.progress import Progress, Silent
 from probekd.rundir import RunDirectory, stage_key
-from probekd.stages import Run, do_distill, do_evaluate, do_extract, do_label, do_probe, do_report, says
+from probekd.stages import Run, do_distill, do_evaluate, do_extract, do_label, do_probe, do_report
+from probekd.supervision import students_of
 from probekd.tasks.base import task_content
 from probekd.teacher.load import model_fingerprint, resolve_model
 
@@ -58,7 +59,7 @@ STAGES: tuple[Stage, ...] = (
             _model_inputs(run.config.student.model, run.config.student.revision),
         ),
     ),
-    Stage("label", do_label, lambda run: (says(run.config),)),
+    Stage("label", do_label, lambda run: (sorted(students_of(run.config)), run.config.student.method)),
     Stage("distill", do_distill, lambda run: (run.config.student.model_dump_json(exclude=SAME_STUDENT),)),
     Stage("evaluate", do_evaluate, lambda run: (run.config.evaluate.model_dump_json(),)),
     Stage("report", do_report, lambda run: ()),

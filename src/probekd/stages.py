@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from probekd.config import Method, RunConfig, TeacherConfig
-from probekd.files import file_digest, read_json, replacing, write_json
-from probekd.metrics import Scores, calibration_bins, correct, score
+from probekd.config import Layout, Method, RunConfig, TeacherConfig
+from probekd.files import file_digest, read_json, write_json
+from probekd.metrics import Scores, score
 from probekd.progress import Progress
 from probekd.rundir import RunDirectory
 from probekd.targets import SoftTargets, softmax
@@ -21,7 +21,7 @@ from probekd.tasks.base import Example, Task, without_questions
 from probekd.teacher.load import Teacher, load_teacher, quiet_transformers
 
 if TYPE_CHECKING:
-    from probekd.probes.outputs import OutputReadout
+    from probekd.probes.outputs import Care, OutputReadout
     from probekd.probes.probe import Probe
     from probekd.states import States
 
@@ -76,11 +76,12 @@ class Run:
         return Probe.load(self.path / "probes")
 
     @cached_property
-    def outputs(self) -> OutputReadout:
-        """The chosen output readout."""
+    def outputs(self) -> dict[Care, OutputReadout]:
+        """The best output readout of each care."""
         from probekd.probes.outputs import OutputReadout
 
-        return OutputReadout.from_json(read_json(self.path / "probes" / "outputs.json"))
+        kept = read_json(self.path / "probes" / "outputs.json")
+        return {care: OutputReadout.from_json(value) for care, value in kept.items()}
 
     def read(self, splits: Sequence[str], **what: Any) -> States:
         """Extract states and give the run directory its own hold on them."""
@@ -90,17 +91,17 @@ class Run:
         found = extract(self._teacher_for(what), self.task, splits=splits, progress=self.progress, **what)
         return States(tuple(link_store(store, self.path / "states") for store in found.stores))
 
-    def read_chosen(self, splits: Sequence[str], *, spoken: bool) -> States:
+    def read_chosen(self, splits: Sequence[str], *, said: Sequence[Layout]) -> States:
         """States of what was chosen and no more: the probe's layouts, positions and depths.
 
         Args:
             splits: Splits to read.
-            spoken: Read the chosen output readout too; without it, passes end at the probe's deepest depth.
+            said: Layouts whose output readouts are read too; other passes end at the probe's deepest depth.
         """
         from probekd.probes.reading import passes
 
         found: States | None = None
-        for what in passes(self.probe, self.task, said=(self.outputs.layout,) if spoken else ()):
+        for what in passes(self.probe, self.task, said=said):
             more = self.read(splits, **what)
             found = more if found is None else found + more
         assert found is not None
@@ -166,10 +167,11 @@ def do_probe(run: Run) -> Mapping[str, Any]:
     """Fit the probe and the output readouts, and let the gate weigh them against the student alone."""
     from probekd.evaluation.gate import judge
     from probekd.probes.alone import fit_alone
+    from probekd.probes.controls import reliability
     from probekd.probes.curve import learning_curve
     from probekd.probes.fit import fit_probes
     from probekd.probes.folds import rare_notes
-    from probekd.probes.outputs import fit_outputs
+    from probekd.probes.outputs import Care, fit_outputs
     from probekd.student import frozen_embeddings
 
     config = run.config
@@ -177,7 +179,8 @@ def do_probe(run: Run) -> Mapping[str, Any]:
     probe = fit_probes(states, run.task, config=config.probe, seed=config.seed, progress=run.progress)
     by_id = {e.id: e for e in run.task.rows("train")}
     examples = [by_id[i] for i in probe.ids]
-    outputs = fit_outputs(states, examples, probe.folds)
+    readouts = {care: fit_outputs(states, examples, probe.folds, care=care) for care in get_args(Care)}
+    outputs = readouts["calibrated"]
     embedded = frozen_embeddings(config.student.model, examples, run.task.kind, config=config.student)
     alone = fit_alone(embedded, examples, probe.folds, config.probe).honest
     probs = {
@@ -203,23 +206,12 @@ def do_probe(run: Run) -> Mapping[str, Any]:
         "comparisons": [c.as_dict() for c in comparisons],
         "gate": gate.as_dict(),
         "learning_curve": learning_curve(probe, states, examples, config=config.probe, seed=config.seed).as_dict(),
-        "calibrated": _reliability(probe),
+        "calibrated": reliability(probe),
         "notes": rare_notes(examples, run.task.kind, probe.folds),
     }
     probe.save(run.path / "probes", summary)
-    write_json(run.path / "probes" / "outputs.json", outputs.to_json())
+    write_json(run.path / "probes" / "outputs.json", {care: r.to_json() for care, r in readouts.items()})
     return {"files": [f"probes/{name}" for name in ("probe.json", "probe.safetensors", "depths.csv", "outputs.json")]}
-
-
-def _reliability(probe: Probe) -> dict[str, Any]:
-    """Out-of-fold scores of the chosen readers before and after calibration, each with the bins of its reliability."""
-    answers = probe.scored_answers.tolist()
-    found = {}
-    for name, probs in (("before", probe.before_calibration), ("after", probe.after_calibration)):
-        counts, confidence, accuracy = calibration_bins(np.array([p.max() for p in probs]), correct(probs, answers))
-        bins = {"n": counts.tolist(), "confidence": confidence.tolist(), "accuracy": accuracy.tolist()}
-        found[name] = {**score(probs, answers), "bins": bins}
-    return found
 
 
 def _controls(run: Run, probe: Probe, examples: Sequence[Example]) -> dict[str, Any]:
@@ -257,63 +249,68 @@ def _options_only(run: Run, probe: Probe, examples: Sequence[Example]) -> Scores
     return refit(probe, blind, examples, probe.answers, config=run.config.probe)
 
 
-def says(config: RunConfig) -> bool:
-    """Whether a student learns from what the teacher says: then the pool is read to the teacher's end."""
-    return "logit-kd" in _students(config)
-
-
 def do_label(run: Run) -> Mapping[str, Any]:
-    """Read the pool where the probe reads, and write the targets of the teachers that a student learns from."""
-    from probekd.probes.fit import soft_labels
+    """Read the pool where the probe reads, and where a student learns from more than that; write the targets."""
+    from probekd.supervision import Supervision, place_matched, words_needed
 
-    spoken = says(run.config)
-    pool = run.read_chosen(("unlabelled",), spoken=spoken) if run.task.rows("unlabelled") else None
-    states = run.stored("extract") + pool if pool else run.stored("extract")
-    made = {"targets.parquet": soft_labels(run.probe, states)}
-    if spoken:
-        made["baselines/logit-kd/targets.parquet"] = run.outputs.targets(states)
-    for name, targets in made.items():
-        with replacing(run.path / name) as temporary:
-            targets.save(temporary)
-    return {**_figures(pool), "files": [*made, *_state_files(run, pool)]}
-
-
-def _students(config: RunConfig) -> dict[Method, str]:
-    """Directory of each student: the method's own is ``student``, baselines lie beside their targets."""
-    baselines: dict[Method, str] = {
-        m: f"baselines/{m}/student" for m in config.student.baselines if m != config.student.method
-    }
-    return {config.student.method: "student", **baselines}
+    states, pool = run.stored("extract"), None
+    if run.task.rows("unlabelled"):
+        pool = run.read_chosen(("unlabelled",), said=words_needed(run.config, run.outputs))
+        place = place_matched(run.config, run.probe)
+        if place is not None:
+            pool += run.read(("unlabelled",), **place.wanted)
+        states += pool
+    supervision = Supervision(config=run.config, task=run.task, states=states, probe=run.probe, outputs=run.outputs)
+    return {**_figures(pool), "files": [*supervision.write(run.path), *_state_files(run, pool)]}
 
 
 def do_distill(run: Run) -> Mapping[str, Any]:
     """Train the student and its baselines, on the same labels and the same pool."""
-    from probekd.student import Student, distill
-    from probekd.student.start import start_of
+    from probekd.student import Student
+    from probekd.supervision import students_of
 
     _check_student(run)
     files: list[str] = []
     key = run.directory.record["stages"]["distill"]["key"]
-    for method, place in _students(run.config).items():
+    for method, place in students_of(run.config).items():
         # A student that this stage finished before it was interrupted is not trained again.
         mark = run.path / ".parts" / f"{method}.json"
         if not (mark.is_file() and read_json(mark) == {"key": key, "files": _digests(run, place)}):
-            blocks = run.path / ".parts" / f"{method}-start"
-            with start_of(run.config, method, run.task, blocks, lambda: (run.probe, run.stored("extract"))) as model:
-                distill(
-                    model,
-                    run.task,
-                    _targets(run, method),
-                    config=run.config.student,
-                    method=method,
-                    output_dir=run.path / place,
-                    seed=run.config.seed,
-                    progress=run.progress,
-                )
+            _train(run, method, place)
             write_json(mark, {"key": key, "files": _digests(run, place)})
         Student.load(run.path / place, trust_remote_code=run.config.student.trust_remote_code)
         files += _digests(run, place)
     return {"files": files}
+
+
+def _train(run: Run, method: Method, place: str) -> None:
+    """Train one student."""
+    from probekd.methods import RECIPES
+    from probekd.student import distill
+    from probekd.student.start import start_of
+    from probekd.supervision import place_matched
+
+    recipe, task = RECIPES[method], run.task
+    if recipe.pool == "never":
+        task = replace(task, splits={name: rows for name, rows in task.splits.items() if name != "unlabelled"})
+    hidden = None
+    if recipe.hidden:
+        where = place_matched(run.config, run.probe)
+        assert where is not None
+        hidden = where.by_row(run.stored("extract", "label"), task.rows("train", "unlabelled"))
+    blocks = run.path / ".parts" / f"{method}-start"
+    with start_of(run.config, method, task, blocks, lambda: (run.probe, run.stored("extract"))) as model:
+        distill(
+            model,
+            task,
+            None if recipe.gold else _targets(run, method),
+            hidden=hidden,
+            config=run.config.student,
+            method=method,
+            output_dir=run.path / place,
+            seed=run.config.seed,
+            progress=run.progress,
+        )
 
 
 def _digests(run: Run, place: str) -> dict[str, str]:
@@ -322,12 +319,18 @@ def _digests(run: Run, place: str) -> dict[str, str]:
     return {str(f.relative_to(run.path)): file_digest(f) for f in files}
 
 
-def _targets(run: Run, method: Method) -> SoftTargets | None:
-    if method == "labels":
-        return None
-    return SoftTargets.load(
-        run.path / ("targets.parquet" if method == "probe-kd" else "baselines/logit-kd/targets.parquet")
-    )
+def _targets(run: Run, method: Method) -> SoftTargets:
+    """A method's targets; those that a student of this run makes are made when it has been trained."""
+    from probekd.methods import RECIPES
+    from probekd.student import Student
+    from probekd.supervision import place_of_targets, save_targets, self_training, students_of
+
+    path = run.path / place_of_targets(run.config, method)
+    if "student" in RECIPES[method].views:
+        teaching = run.path / students_of(run.config)["labels"]
+        student = Student.load(teaching, trust_remote_code=run.config.student.trust_remote_code)
+        save_targets(path, self_training(run.task, student.predict_proba(run.task.rows("unlabelled"))))
+    return SoftTargets.load(path)
 
 
 def do_evaluate(run: Run) -> Mapping[str, Any]:
@@ -335,9 +338,11 @@ def do_evaluate(run: Run) -> Mapping[str, Any]:
     from probekd.evaluation.paired import compare
     from probekd.evaluation.predictions import Predictions, write_predictions
     from probekd.student import Student
+    from probekd.supervision import students_of
 
     config = run.config
-    states = run.read_chosen(run.eval_splits, spoken=True)
+    words = run.outputs["calibrated"]
+    states = run.read_chosen(run.eval_splits, said=(words.layout,))
     metrics: dict[str, Any] = {}
     comparisons = []
     mine: list[Predictions] = []
@@ -346,13 +351,13 @@ def do_evaluate(run: Run) -> Mapping[str, Any]:
         ("student" if place == "student" else f"student:{method}"): Student.load(
             run.path / place, trust_remote_code=config.student.trust_remote_code
         )
-        for method, place in _students(config).items()
+        for method, place in students_of(config).items()
     }
     for split in run.eval_splits:
         rows = run.task.rows(split)
         ids = [e.id for e in rows]
         probs: dict[str, Sequence[np.ndarray]] = {
-            "teacher_output": [softmax(x) for x in run.outputs.logits(states, ids)],
+            "teacher_output": [softmax(x) for x in words.logits(states, ids)],
             "probe": [softmax(x) for x in run.probe.logits(states, ids)],
             **{who: student.predict_proba(rows) for who, student in students.items()},
         }

@@ -151,9 +151,9 @@ class States:
     def __add__(self, other: States) -> States:
         return States(self.stores + other.stores)
 
-    def only(self, layout: Layout) -> States:
-        """The stores of one layout."""
-        return States(tuple(store for store in self.stores if store.layout == layout))
+    def holding(self, layout: Layout, ids: Sequence[str]) -> States:
+        """The stores of one layout that hold some of the rows."""
+        return States(tuple(s for s in self.stores if s.layout == layout and any(i in s.row_of for i in ids)))
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
@@ -216,7 +216,8 @@ class States:
             StoreError: the stores were read in different numbers of option orders.
         """
         parts, places = [], []
-        for store, where, rows in self._find(layout, ids):
+        there = [s for s in self.stores if position in s.positions and depth in s.depths]
+        for store, where, rows in self._find(layout, ids, there):
             parts.append(store.read(position, depth, rows))
             places.append(where)
         widest = max((p.shape[1] for p in parts if p.ndim == 3), default=0)
@@ -232,12 +233,17 @@ class States:
 
     def in_stored_order(self, layout: Layout, ids: Sequence[str]) -> list[str]:
         """Ids as the layout's stores hold them: an order that reads shards from end to end and follows content alone."""
-        return [ids[i] for _, where, rows in self._find(layout, ids) for _, i in sorted(zip(rows, where, strict=True))]
+        return [
+            ids[i]
+            for _, where, rows in self._find(layout, ids, self.stores)
+            for _, i in sorted(zip(rows, where, strict=True))
+        ]
 
     def column(self, layout: Layout, name: str, ids: Sequence[str]) -> list[Any]:
         """A column of the stores' indices, by id."""
         out: list[Any] = [None] * len(ids)
-        for store, where, rows in self._find(layout, ids):
+        there = [s for s in self.stores if s.layout == layout and name in s.index]
+        for store, where, rows in self._find(layout, ids, there):
             values = store.index[name]
             for i, row in zip(where, rows, strict=True):
                 out[i] = values[row]
@@ -248,11 +254,14 @@ class States:
         held = [set(s.manifest["outputs"]) for s in self.stores if s.layout == layout]
         return tuple(sorted(set.intersection(*held))) if held else ()
 
-    def _find(self, layout: Layout, ids: Sequence[str]) -> list[tuple[StateStore, list[int], list[int]]]:
+    def _find(
+        self, layout: Layout, ids: Sequence[str], stores: Sequence[StateStore]
+    ) -> list[tuple[StateStore, list[int], list[int]]]:
+        """Where rows lie among some stores, each in the first that has it."""
         self.permutations(layout)  # refuses stores that must not be mixed
         missing = set(range(len(ids)))
         found = []
-        for store in self.stores:
+        for store in stores:
             if store.layout != layout:
                 continue
             where = [i for i in missing if ids[i] in store.row_of]

@@ -135,8 +135,8 @@ def test_a_probe_that_listens_to_words_gets_the_whole_teacher(
     teacher = ProbedTeacher.open(run)
     assert teacher.teacher.whole
     rows = run.task.rows("test")
-    expected = run.probe.logits(run.read_chosen(("test",), spoken=False), [e.id for e in rows])
-    silent = replace(run.probe, words={}).logits(run.read_chosen(("test",), spoken=False), [e.id for e in rows])
+    expected = run.probe.logits(run.read_chosen(("test",), said=()), [e.id for e in rows])
+    silent = replace(run.probe, words={}).logits(run.read_chosen(("test",), said=()), [e.id for e in rows])
     assert any(not np.allclose(p, q, atol=1e-3) for p, q in zip(expected, silent, strict=True))
     for probs, logits in zip(teacher.predict_once(rows), expected, strict=True):
         np.testing.assert_allclose(probs, softmax(logits), atol=1e-5)

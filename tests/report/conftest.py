@@ -246,7 +246,7 @@ def write_run(directory: Path, kind: str, n: int = 400, seed: int = 0) -> Run:
     table: list[dict[str, Any]] = []
     for split in ("validation", "test"):
         metrics[split] = {}
-        for who, strength in {**STRENGTH, "student:labels": 1.6, "student:logit-kd": 1.2}.items():
+        for who, strength in {**STRENGTH, "student:labels": 1.6, "student:calibrated-logit-kd": 1.2}.items():
             probs = predict(splits[split], strength, rng)
             if split == "test":
                 show_hostile(rows, who, probs)
@@ -259,7 +259,11 @@ def write_run(directory: Path, kind: str, n: int = 400, seed: int = 0) -> Run:
     metrics["comparisons"] = [
         comparison(split, metrics[split], a, b, metric)
         for split in ("validation", "test")
-        for a, b in (("probe", "teacher_output"), ("student", "student:labels"), ("student", "student:logit-kd"))
+        for a, b in (
+            ("probe", "teacher_output"),
+            ("student", "student:labels"),
+            ("student", "student:calibrated-logit-kd"),
+        )
         for metric in ("accuracy", "nll")
     ]
     metrics["gate"] = {

@@ -77,5 +77,5 @@ def test_a_curve_takes_the_best_strength_of_each_depth_and_the_chosen_one_leads(
 
 def test_the_headline_shows_the_strongest_rival_of_the_run_s_own_student(new_run: NewRun) -> None:
     run = new_run(n=40)
-    run.edit("metrics.json", lambda metrics: metrics["test"]["student:logit-kd"].update(accuracy=0.99))
-    assert headline(read_run(run.directory)) == ["teacher_output", "probe", "student", "student:logit-kd"]
+    run.edit("metrics.json", lambda metrics: metrics["test"]["student:calibrated-logit-kd"].update(accuracy=0.99))
+    assert headline(read_run(run.directory)) == ["teacher_output", "probe", "student", "student:calibrated-logit-kd"]

@@ -53,12 +53,12 @@ def test_advantage_knows_which_way_a_metric_points(comparison: Comparison, who: 
 def test_standing_follows_the_accuracy_of_the_students(
     data: RunData, labels: tuple[float, float], logit: tuple[float, float], standing: str
 ) -> None:
-    found = (compared("student:labels", "accuracy", labels), compared("student:logit-kd", "accuracy", logit))
+    found = (compared("student:labels", "accuracy", labels), compared("student:calibrated-logit-kd", "accuracy", logit))
     assert judge(replace(data, comparisons=found)).standing == standing
 
 
 def test_a_contradiction_is_the_headline_and_says_which_student_to_serve(data: RunData) -> None:
-    found = (compared("student:labels", "accuracy", WORSE), compared("student:logit-kd", "accuracy", BETTER))
+    found = (compared("student:labels", "accuracy", WORSE), compared("student:calibrated-logit-kd", "accuracy", BETTER))
     verdict = judge(replace(data, comparisons=found))
     assert verdict.headline == "The gate said worth it; the trained students say otherwise."
     assert verdict.advice.endswith("Serve the student trained on the labels alone.")
@@ -67,7 +67,7 @@ def test_a_contradiction_is_the_headline_and_says_which_student_to_serve(data: R
 
 def test_the_order_of_a_pair_does_not_matter(data: RunData) -> None:
     turned = compared("student", "accuracy", WORSE, a="student:labels")
-    other = compared("student:logit-kd", "accuracy", BETTER)
+    other = compared("student:calibrated-logit-kd", "accuracy", BETTER)
     verdict = judge(replace(data, comparisons=(turned, other)))
     assert verdict.standing == "borne out"
     assert "the student trained on the probe's targets has 6.0 points higher accuracy" in verdict.students[0]
@@ -77,14 +77,16 @@ def test_log_loss_decides_where_accuracy_does_not(data: RunData) -> None:
     found = (
         compared("student:labels", "accuracy", EVEN),
         compared("student:labels", "nll", BETTER),
-        compared("student:logit-kd", "accuracy", BETTER),
+        compared("student:calibrated-logit-kd", "accuracy", BETTER),
     )
     verdict = judge(replace(data, comparisons=found))
     assert verdict.standing == "contradicted" and "nats higher log-loss" in verdict.students[0]
 
 
 def test_only_the_main_split_is_asked(data: RunData) -> None:
-    found = tuple(compared(f"student:{m}", "accuracy", WORSE, split="validation") for m in ("labels", "logit-kd"))
+    found = tuple(
+        compared(f"student:{m}", "accuracy", WORSE, split="validation") for m in ("labels", "calibrated-logit-kd")
+    )
     verdict = judge(replace(data, comparisons=found))
     assert verdict.standing == "not tested" and all(
         s.endswith("the difference was not tested.") for s in verdict.students
@@ -94,7 +96,7 @@ def test_only_the_main_split_is_asked(data: RunData) -> None:
 @pytest.mark.parametrize(
     ("verdict", "headline", "setting"),
     [
-        ("logit-kd", "Not worth it here: distil the teacher's output.", "student.method to logit-kd"),
+        ("logit-kd", "Not worth it here: distil the teacher's output.", "student.method to calibrated-logit-kd"),
         ("labels", "Not worth it here: train on the labels alone.", "student.method to labels"),
     ],
 )

@@ -18,7 +18,7 @@ def test_states_that_follow_the_embedding_are_found_and_noise_is_not_fitted(opti
     if options:  # what lies beyond a row's options must not matter
         beyond = np.arange(4) >= counts[:, None]
         x[beyond], y[beyond] = 1e6, -1e6
-    found = fit_projection(x, y if options else y[:, 0], counts.tolist())
+    found = fit_projection(x, [row[:k] if options else row[0] for row, k in zip(y, counts, strict=True)])
     new = draw.normal(size=(50, 1, d)) + 3
     there = np.array([0, 1, 3, 4])
     true = (new @ matrix)[..., there].reshape(-1, 4)

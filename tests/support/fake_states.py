@@ -34,7 +34,7 @@ class FakeStates:
     def layouts(self) -> tuple[str, ...]:
         return tuple(self.columns)
 
-    def only(self, layout: str) -> FakeStates:
+    def holding(self, layout: str, ids: Sequence[str]) -> FakeStates:
         return replace(self, columns={layout: self.columns[layout]})
 
     def permutations(self, layout: str) -> int:

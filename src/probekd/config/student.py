@@ -81,13 +81,13 @@ class StudentConfig(Section):
     lora: LoraConfig | None = None
     """Train low-rank factors instead of every weight, and head modules whole; None = every weight."""
     method: Method = "probe-kd"
-    """What the student in ``student/`` is trained on."""
-    baselines: tuple[Method, ...] = ("labels", "logit-kd")
+    """What the student in ``student/`` is trained on; docs/study.md says what each method is."""
+    baselines: tuple[Method, ...] = ("labels", "calibrated-logit-kd")
     """Further students, trained on the same labels (and pool, for KD) and saved in ``baselines/``."""
     epochs: float = Field(default=4, ge=0)
     """Passes over labelled rows and pool, for the KD methods; 0 leaves a ``cut`` student as the probe made it."""
     label_epochs: float = Field(default=15, gt=0)
-    """Passes over the labelled rows, for ``labels``: it sees fewer rows, so it gets more passes."""
+    """Passes where there are labelled rows alone: a student that sees fewer rows gets more passes."""
     early_stopping: EarlyStoppingConfig | None = EarlyStoppingConfig()
     """Null trains for exactly ``epochs`` or ``label_epochs``."""
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -122,6 +122,13 @@ class StudentConfig(Section):
     """Student tokens a row or option; longer texts are cut, and the count of cut rows is reported."""
     trust_remote_code: bool = False
     """Run Python code that ships with the checkpoint. Off unless asked for."""
+
+    @model_validator(mode="after")
+    def _taught_by_labels(self) -> Self:
+        methods = {self.method, *self.baselines}
+        if "self-train" in methods and "labels" not in methods:
+            raise ValueError("baselines: self-train learns from the student of labels; add labels to them")
+        return self
 
     @model_validator(mode="after")
     def _cut_alone(self) -> Self:

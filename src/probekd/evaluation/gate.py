@@ -16,6 +16,8 @@ import numpy as np
 
 from probekd.evaluation.paired import Comparison, compare
 
+METHOD_OF = {"labels": "labels", "logit-kd": "calibrated-logit-kd", "probe-kd": "probe-kd"}
+"""Method of the student that each verdict advises."""
 NAMES = {
     "probe": "the probe",
     "teacher_output": "the teacher's best output readout",

@@ -87,7 +87,7 @@ def _probe_shuffled(reading: TeacherReading) -> View:
         "windows": (1,),
         "stack": False,
     }
-    states = reading.states.only(reader.layout)
+    states = reading.states.holding(reader.layout, reading.probe.ids)
     task = replace(reading.task, splits={"train": shuffled})
     probe = fit_probes(states, task, config=reading.config.model_copy(update=changes), seed=reading.seed)
     place = {row_id: i for i, row_id in enumerate(probe.ids)}

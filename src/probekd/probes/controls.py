@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from probekd.config import ProbeConfig
-from probekd.metrics import Scores, score
+from probekd.metrics import Scores, calibration_bins, correct, score
 from probekd.probes.choose import by_strength, choose
 from probekd.probes.crossfit import crossfit
 from probekd.probes.families import strengths_of
@@ -66,3 +67,14 @@ def refit(
     )
     honest = choose(fits, answers[scored], probe.folds[scored], by_strength(len(strengths))).honest
     return score([softmax(row[np.isfinite(row)]) for row in honest], answers[scored].tolist())
+
+
+def reliability(probe: Probe) -> dict[str, Any]:
+    """Out-of-fold scores of the chosen readers before and after calibration, each with the bins of its reliability."""
+    answers = probe.scored_answers.tolist()
+    found = {}
+    for name, probs in (("before", probe.before_calibration), ("after", probe.after_calibration)):
+        counts, confidence, accuracy = calibration_bins(np.array([p.max() for p in probs]), correct(probs, answers))
+        bins = {"n": counts.tolist(), "confidence": confidence.tolist(), "accuracy": accuracy.tolist()}
+        found[name] = {**score(probs, answers), "bins": bins}
+    return found

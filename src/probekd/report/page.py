@@ -30,7 +30,7 @@ LOOKS = {
     "probe": ("circle", "probe"),
     "student": ("diamond", "student"),
     "student:labels": ("triangle", "plain"),
-    "student:logit-kd": ("wedge", "other"),
+    "student:calibrated-logit-kd": ("wedge", "other"),
 }
 OTHER_LOOK = ("triangle", "plain")
 DEPTH_LOOKS = (

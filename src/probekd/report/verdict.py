@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from probekd.evaluation.gate import METHOD_OF
 from probekd.report.data import Comparison, Gate, RunData, Score
 from probekd.report.formats import signed
 
@@ -19,7 +20,7 @@ METRIC_WORDS = {
 }
 METHOD_WORDS = {
     "probe-kd": "trained on the probe's targets",
-    "logit-kd": "trained on the teacher's output",
+    "calibrated-logit-kd": "trained on the teacher's output",
     "labels": "trained on the labels alone",
 }
 HEADLINES = {
@@ -28,8 +29,8 @@ HEADLINES = {
     "labels": "Not worth it here: train on the labels alone.",
 }
 ADVICE = {
-    "probe-kd": "Train the student on the probe's soft labels (method probe-kd; they are in targets.parquet).",
-    "logit-kd": "Use the teacher's output readout as the soft labels (set student.method to logit-kd).",
+    "probe-kd": "Train the student on the probe's soft labels (student.method: probe-kd).",
+    "logit-kd": "Use the teacher's output readout as the soft labels (set student.method to calibrated-logit-kd).",
     "labels": "Spend nothing on a teacher (set student.method to labels), or label more rows and look again.",
 }
 
@@ -122,8 +123,9 @@ def students_by_method(run: RunData) -> dict[str, str]:
 def judge(run: RunData) -> Verdict:
     """Put the gate's advice into words and hold it against the students' results on the main split."""
     gate, students = run.gate, students_by_method(run)
-    advised = students.get(gate.verdict)
-    rivals = [who for method, who in students.items() if method != gate.verdict]
+    method = METHOD_OF.get(gate.verdict, gate.verdict)
+    advised = students.get(method)
+    rivals = [who for name, who in students.items() if name != method]
     standing: Standing = "not tested"
     sentences: list[str] = []
     better: list[str] = []
@@ -133,7 +135,7 @@ def judge(run: RunData) -> Verdict:
         standing = _standing([outcome for outcome, _ in outcomes.values()])
         better = [rival for rival, (outcome, _) in outcomes.items() if outcome == -1]
     elif rivals:
-        sentences = [f"No student of this run was {method_words(gate.verdict)}, so its results cannot test the advice."]
+        sentences = [f"No student of this run was {method_words(method)}, so its results cannot test the advice."]
     return Verdict(
         headline=_contradiction(gate)
         if better

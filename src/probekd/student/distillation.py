@@ -48,8 +48,8 @@ def distill(
 ) -> Student:
     """Train a student.
 
-    ``labels`` learns from the labelled rows alone (cross-entropy, ``config.label_epochs``). Every other method learns
-    from labelled rows and pool for ``config.epochs``: from soft targets, from the teacher's hidden states, or from both
+    ``labels`` learns from the labelled rows alone (cross-entropy). Every other method learns from labelled rows and pool
+    for ``config.epochs``, or without a pool for ``config.label_epochs``: from soft targets, from the teacher's hidden states, or from both
     (``docs/students.md`` has the losses). The same seed gives the same weights, and so does a training that was killed
     and is called again with the same arguments.
 
@@ -75,8 +75,10 @@ def distill(
         ModelError: a checkpoint that cannot be used, training that diverged, or an output directory that is in use.
     """
     config = config or StudentConfig(model=str(model))
-    epochs = config.label_epochs if method == "labels" else config.epochs
     train_rows, pool = _rows(task, method)
+    # A student that sees fewer rows gets more passes over them; a cut one may be left as the probe made it.
+    few = method == "labels" or (not pool and config.epochs > 0)
+    epochs = config.label_epochs if few else config.epochs
     pool = pool if epochs else []
     lessons = _lessons(task, [*train_rows, *pool], targets, hidden, config, method)
     root = _checkpoint_root(output_dir)

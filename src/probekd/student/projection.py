@@ -32,20 +32,17 @@ class Projection:
         return np.asarray(embeddings @ self.weight + self.bias, dtype=np.float32)
 
 
-def fit_projection(embeddings: np.ndarray, states: np.ndarray, counts: Sequence[int]) -> Projection:
+def fit_projection(embeddings: np.ndarray, states: Sequence[np.ndarray]) -> Projection:
     """Ridge regression, its strength chosen by leave-one-out error.
 
     Args:
         embeddings: (n, 1, d), or (n, k, d) of options.
-        states: The teacher's, (n, D), or (n, k, D) of options; at least as many options as a row has.
-        counts: (n,) how many options each row has.
+        states: The teacher's state of each row, (D,), or (k_i, D) of its options.
     """
     from sklearn.linear_model import RidgeCV
 
-    if embeddings.shape[1] == 1:
-        x, y = embeddings[:, 0], states
-    else:
-        x, y = (np.concatenate([a[i, :k] for i, k in enumerate(counts)]) for a in (embeddings, states))
+    y = np.concatenate([np.atleast_2d(state) for state in states])
+    x = np.concatenate([row[: len(np.atleast_2d(state))] for row, state in zip(embeddings, states, strict=True)])
     x, y = x.astype(np.float64), y.astype(np.float64)
     centre, spread = x.mean(0), np.maximum(x.std(0), 1e-6)
     # Of the same spread each, or the teacher's few massive dimensions would be all that is matched (2402.17762).

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from probekd.evaluation.hierarchical import Difference, hierarchical, holm
+from probekd.files import replacing
 from probekd.methods import RECIPES
 from probekd.study.results import Result
 
@@ -184,3 +188,9 @@ def standing(panels: Sequence[Panel], method: str, metric: str, among: Sequence[
             level += worse <= error
             ahead += worse < 0
     return Standing(cells=cells, level=level, ahead=ahead)
+
+
+def write_comparisons(path: Path, comparisons: Sequence[Comparison]) -> None:
+    """One row a difference."""
+    with replacing(path) as unfinished:
+        pq.write_table(pa.Table.from_pylist([c.as_dict() for c in comparisons]), unfinished, compression="zstd")

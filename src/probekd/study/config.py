@@ -89,7 +89,7 @@ class StudyConfig(Section):
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each draws its labelled rows, nested over the budgets and the same for every method, and starts the student."""
     pool: tuple[Pool, ...] = (0, "all")
-    """Unlabelled rows that methods learn from besides; methods that cannot are trained once."""
+    """Unlabelled rows that methods learn from besides, at most; methods that cannot are trained once."""
     rows: int = Field(default=1500, ge=1)
     """At most this many training rows of a task take part, labelled ones and pool together."""
     test: int | None = Field(default=3000, ge=1)

@@ -12,6 +12,7 @@ import numpy as np
 
 from probekd.evaluation.gate import Gate, judge
 from probekd.methods import RECIPES, Evidence, View, padded, views_of
+from probekd.methods.hidden import HiddenPlace
 from probekd.study.kept import load_trained, save_trained
 from probekd.study.learners import Learner, Lesson, Trained
 from probekd.study.plan import READERS, Cell, Draw
@@ -155,15 +156,15 @@ class Group:
     def _lesson(self, cell: Cell) -> Lesson:
         recipe = RECIPES[cell.method]  # type: ignore[index]
         whole = self.evidence if recipe.views else self.shop.evidence(self.draw, self.reading)
-        rows = len(whole.pool) if cell.pool == "all" else cell.pool
-        where = self.reading.summary["hidden"]
+        rows = len(whole.pool) if cell.pool == "all" else min(cell.pool, len(whole.pool))
+        where = HiddenPlace(**self.reading.summary["hidden"])
         source = self.shop.source(self.draw)
         return Lesson(
             name=cell.method,
             recipe=recipe,
             evidence=whole.first(rows),
             validation=self.shop.universe(self.draw.task).chooses(self.draw.budget, self.shop.study.search.rows),
-            hidden=lambda ids: source.states.read(where["layout"], where["position"], where["depth"], ids),
+            hidden=lambda rows: where.by_row(source.states, rows),
             seed=self.draw.seed,
         )
 

@@ -50,10 +50,10 @@ def _pool(pool: str) -> str:
 
 
 def differences_table(comparisons: Sequence[Comparison]) -> str:
-    """Accuracy and log-loss differences of ours, panel by panel."""
+    """Accuracy and log-loss differences of probe-kd, panel by panel; the rest is in comparisons.parquet."""
     rows = []
     for c in comparisons:
-        if c.metric == "ece":
+        if c.metric == "ece" or c.a != "probe-kd":
             continue
         scale, unit = (100, " points") if c.metric == "accuracy" else (1, "")
         low, high = (scale * end for end in c.ci)

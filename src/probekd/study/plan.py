@@ -72,9 +72,9 @@ def cells(study: StudyConfig, draw: Draw, *, pool_rows: int) -> list[Cell]:
     """The cells of a draw: the readers, then each student by every method, without the pool and with it.
 
     Methods that cannot learn from a pool are trained without one, whatever ``study.pool`` says; those that need it only
-    with one. Pools as large as each other are one.
+    with one. A pool has as many rows as there are, at most.
     """
-    pools = [p for p in study.pool if p == "all" or p <= pool_rows] if pool_rows else [0]
+    pools = study.pool if pool_rows else (0,)
     found = [Cell(draw=draw, student="", method=name, pool=0) for name in READERS]
     for student in study.students:
         for method in study.methods:

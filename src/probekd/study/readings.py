@@ -14,10 +14,10 @@ from probekd.config import ProbeConfig, TeacherConfig
 from probekd.extraction import extract
 from probekd.files import read_json, replacing, save_tensors, write_json
 from probekd.methods import TEACHER_VIEWS, TeacherReading, View, ViewName, cares_of, padded
+from probekd.methods.hidden import hidden_place
 from probekd.metrics import score
 from probekd.probes.fit import fit_probes
 from probekd.probes.outputs import fit_outputs
-from probekd.probes.probe import Probe
 from probekd.progress import Progress
 from probekd.states import States
 from probekd.study.universe import Universe
@@ -128,18 +128,10 @@ def read_draw(
         summary={
             "probe": {**probe.scores, "readers": probe.describe(), "words": dict(probe.words)},
             "teacher_output": {**score(best.out_of_fold, answers), "readout": best.name},
-            "hidden": _hidden_reader(probe),
+            "hidden": vars(hidden_place(probe)),
             "tokens": _tokens(states, reading),
         },
     )
-
-
-def _hidden_reader(probe: Probe) -> dict[str, Any]:
-    """Where hidden states are matched: the best single reader, in multiple choice of those with a state for each option."""
-    options = probe.task_kind == "multiple_choice"
-    among = [c for c in probe.candidates if c.reader.window == 1 and (c.reader.position != "answer") == options]
-    reader = min(among, key=lambda c: c.nll).reader if among else probe.reader
-    return {"layout": reader.layout, "position": reader.position, "depth": reader.depth}
 
 
 def _matrix(rows: Rows) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from probekd.errors import StoreError
 from probekd.files import write_json, write_text
+from probekd.study.comparisons import write_comparisons
 from probekd.study.config import StudyConfig
 from probekd.study.directory import StudyDirectory
 from probekd.study.making import make_cells
@@ -19,7 +20,7 @@ from probekd.study.summary import summarise
 from probekd.study.watcher import Quiet, Watcher
 from probekd.study.workshop import Workshop
 
-RESULTS = "results.parquet"
+RESULTS, COMPARISONS, SUMMARY = "results.parquet", "comparisons.parquet", "summary.json"
 SECONDS_TO_WAIT = 5.0
 """Between two looks at draws that other processes work on."""
 
@@ -49,7 +50,11 @@ def run_study(study: StudyConfig, *, watcher: Watcher | None = None) -> Path:
 
 
 def gather_study(study: StudyConfig, *, refused: dict[Draw, str] | None = None, shop: Workshop | None = None) -> Path:
-    """Write results.parquet, results.md and report.html of the cells that are there; returns the study's directory."""
+    """Write what the cells that are there come to; returns the study's directory.
+
+    That is results.parquet (one row a cell), comparisons.parquet (one row a difference), summary.json (means, shares,
+    verdicts), results.md and report.html.
+    """
     shop = shop or Workshop(study, StudyDirectory(study.directory), Quiet())
     planned = [(cell, shop.key(cell)) for draw in shop.draws() for cell in shop.cells(draw)]
     results = [Result.of(shop.directory.read(*one)) for one in planned if shop.directory.has(*one)]
@@ -57,7 +62,8 @@ def gather_study(study: StudyConfig, *, refused: dict[Draw, str] | None = None, 
         raise StoreError(f"{study.directory}: no cell is made yet; run the study first")
     write_results(study.directory / RESULTS, results)
     summary = summarise(results, refused={d.name: why for d, why in (refused or {}).items()}, resamples=study.bootstrap)
-    write_json(study.directory / "summary.json", summary.as_dict())
+    write_json(study.directory / SUMMARY, summary.as_dict())
+    write_comparisons(study.directory / COMPARISONS, summary.comparisons)
     write_text(study.directory / "results.md", markdown(summary))
     write_text(study.directory / "report.html", render(study, summary))
     return study.directory

@@ -85,8 +85,8 @@ class Summary:
     refused: Mapping[str, str]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON object."""
-        return asdict(self)
+        """JSON object, without the comparisons, which are many."""
+        return {name: value for name, value in asdict(self).items() if name != "comparisons"}
 
 
 def summarise(results: Sequence[Result], *, refused: Mapping[str, str], resamples: int) -> Summary:

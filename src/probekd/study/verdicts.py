@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from probekd.evaluation.gate import METHOD_OF
 from probekd.study.comparisons import Panel, behind
-
-NAMED = {"labels": "labels", "logit-kd": "calibrated-logit-kd", "probe-kd": "probe-kd"}
-"""Method that each verdict stands for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +41,10 @@ def judge_verdicts(panels: Sequence[Panel], metric: str, among: Sequence[str]) -
     for panel in panels:
         for seed in sorted({s for _, s in panel.cells}):
             verdict = next((r.verdict for (_, s), r in panel.cells.items() if s == seed and r.verdict), None)
-            named = panel.cells.get((NAMED.get(verdict or "", ""), seed))
+            named = panel.cells.get((METHOD_OF.get(verdict or "", ""), seed))
             if verdict is None or named is None:
                 continue
-            rivals = {m: panel.cells[m, seed] for m in among if (m, seed) in panel.cells} | {NAMED[verdict]: named}
+            rivals = {m: panel.cells[m, seed] for m in among if (m, seed) in panel.cells} | {METHOD_OF[verdict]: named}
             sign = -1 if metric == "accuracy" else 1
             winner = min(rivals, key=lambda m: sign * rivals[m].scores[metric])
             worse, error = behind(named, rivals[winner], metric)

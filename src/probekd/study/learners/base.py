@@ -12,8 +12,8 @@ from probekd.methods import Recipe, View
 from probekd.methods.views import Evidence
 from probekd.tasks.base import Example
 
-Hidden = Callable[[Sequence[str]], np.ndarray]
-"""The teacher's states of rows by id where its probe reads: (n, D), or (n, k, D)."""
+Hidden = Callable[[Sequence[Example]], Mapping[str, np.ndarray]]
+"""The teacher's state of each row by id: (D,), or (k_i, D) of its options."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,8 +81,8 @@ class StaticLearner:
     def _matched(self, lesson: Lesson) -> dict[str, np.ndarray]:
         """Embeddings as the teacher's states that they predict best: what a frozen student can do of ``hidden-kd``."""
         rows = [*lesson.evidence.labelled, *lesson.evidence.pool]
-        states = lesson.hidden([e.id for e in rows])
-        projection = fit_projection(_stacked(self.vectors, rows), states, _counts(rows))
+        states = lesson.hidden(rows)
+        projection = fit_projection(_stacked(self.vectors, rows), [states[e.id] for e in rows])
         return {row_id: projection.apply(vector) for row_id, vector in self.vectors.items()}
 
     def alone(self, evidence: Evidence) -> View:

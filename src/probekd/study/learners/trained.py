@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from probekd.config import StudentConfig
 from probekd.methods import View
 from probekd.methods.views import Evidence
@@ -48,7 +46,7 @@ class TrainedLearner:
         answers = [e.answer for e in lesson.validation if e.answer is not None]
         targets = None if recipe.gold else recipe.make(evidence)
         rows = (*evidence.labelled, *pool)
-        hidden = _by_row(lesson.hidden([e.id for e in rows]), rows) if recipe.hidden else None
+        hidden = lesson.hidden(rows) if recipe.hidden else None
         best: Trained | None = None
         tried: list[Tried] = []
         for settings in self._settings(gold=recipe.gold):
@@ -57,7 +55,7 @@ class TrainedLearner:
                 task,
                 targets,
                 hidden=hidden,
-                config=self._configured(settings, few_rows=not pool),
+                config=self.config.model_copy(update=settings),
                 method="labels" if recipe.gold and not recipe.hidden else lesson.name,
                 seed=lesson.seed,
                 progress=self.progress,
@@ -82,16 +80,6 @@ class TrainedLearner:
                 for temperature in (1.0,) if gold else self.search.temperature:
                     yield {"learning_rate": rate, "alpha": alpha, "temperature": temperature}
 
-    def _configured(self, settings: dict[str, float], *, few_rows: bool) -> StudentConfig:
-        """The student at a setting; without a pool there are as few rows as for ``labels``, which gets more passes."""
-        epochs = self.config.label_epochs if few_rows else self.config.epochs
-        return self.config.model_copy(update={**settings, "epochs": epochs})
-
     def alone(self, evidence: Evidence) -> View:
         """See ``Learner``: of its frozen embedding, a lower bound of what training gives."""
         return self.frozen.alone(evidence)
-
-
-def _by_row(states: np.ndarray, rows: Sequence[Example]) -> dict[str, np.ndarray]:
-    """(D,) of each row, or (k_i, D) of its options."""
-    return {e.id: state[: len(e.options)] if states.ndim == 3 else state for e, state in zip(rows, states, strict=True)}
