@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Twice quiet: pip says only what went wrong.
+# In a variable: a comma in a call would end its argument.
+EXTRAS := dev,lm-eval,onnx,peft
 INSTALL := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt -e
 
 .PHONY: help demo models test lint format types pytest clean
@@ -52,7 +54,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/.created
 	@$(call install,.[gguf],probekd and what it needs)
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.runtime
-	@$(call install,.[dev,lm-eval,onnx,peft],what the tests need)
+	@$(call install,.[$(EXTRAS)],what the tests need)
 
 # $(call install,REQUIREMENT,DESCRIPTION): install in editable form, print the seconds, stamp the target.
 define install

@@ -24,6 +24,7 @@ ROOMS = (
     "student",
     "evaluation",
     "report",
+    "dataset",
     "rundir",
     "supervision",
     "stages",
