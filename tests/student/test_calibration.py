@@ -6,7 +6,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from probekd.metrics import score
-from probekd.student.calibration import calibrate_student, calibrated_log_loss, student_temperature
+from probekd.student.calibration import calibrate_student, calibrated_log_loss, logit_scale, student_temperature
 from probekd.targets import softmax
 
 
@@ -58,3 +58,13 @@ def test_the_log_loss_that_is_watched_does_not_punish_certainty() -> None:
     logits, answers = rows(300, 1.0)
     sharp = [4 * z for z in logits]
     assert calibrated_log_loss(sharp, answers) == pytest.approx(calibrated_log_loss(logits, answers), rel=1e-4)
+
+
+def test_larger_logits_take_a_larger_temperature() -> None:
+    logits, answers = rows(500, 1.0)
+    larger = [3 * z + 7 for z in logits]
+    growth = logit_scale(larger) / logit_scale(logits)
+    assert growth == pytest.approx(3, rel=1e-5)
+    found = calibrate_student(logits, answers, "held out")
+    assert found.grown(growth).temperature == pytest.approx(student_temperature(larger, answers), rel=1e-3)
+    assert (found.grown(growth).growth, found.grown(growth).nll_after) == (growth, found.nll_after)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,14 +21,15 @@ class StudentCalibration:
     """What a student's logits are divided by, and what that does.
 
     Attributes:
-        temperature: Fitted on the rows below; 1 changes nothing.
+        temperature: Fitted on the rows below, times ``growth``; 1 changes nothing.
         rows: ``validation``: the labelled rows of that split. ``held out``: a fold of the labelled training rows, and a
-            student trained in the same way on the rest.
+            student trained in the same way on the rest; the figures below are that student's.
         n: Number of these rows.
         nll_before: Mean log-loss there at temperature 1, in nats.
         nll_after: Mean log-loss there at the temperature.
         ece_before: Expected calibration error there at temperature 1.
         ece_after: Expected calibration error there at the temperature.
+        growth: How much larger this student's logits are than those that the temperature was fitted to.
         folded: Whether the saved weights have been divided by it already (``fold.fold_temperature``).
     """
 
@@ -39,7 +40,12 @@ class StudentCalibration:
     nll_after: float
     ece_before: float
     ece_after: float
+    growth: float = 1.0
     folded: bool = False
+
+    def grown(self, growth: float) -> StudentCalibration:
+        """The calibration of a student whose logits are so many times larger: more rows and steps make them so."""
+        return replace(self, temperature=self.temperature * growth, growth=growth)
 
 
 def student_temperature(logits: Sequence[np.ndarray], answers: np.ndarray) -> float:
@@ -52,6 +58,11 @@ def student_temperature(logits: Sequence[np.ndarray], answers: np.ndarray) -> fl
         answers: (n,).
     """
     return float(fit_temperature(padded(logits), answers, even_rows=1))
+
+
+def logit_scale(logits: Sequence[np.ndarray]) -> float:
+    """Root of the mean square by which logits (k_i,) depart from their row's mean."""
+    return float(np.sqrt(np.mean(np.concatenate([(row - row.mean()) ** 2 for row in logits]))))
 
 
 def calibrated_log_loss(logits: Sequence[np.ndarray], answers: np.ndarray) -> float:

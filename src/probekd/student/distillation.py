@@ -82,10 +82,10 @@ def distill(
     pool = pool if epochs else []
     lessons = _lessons(task, [*train_rows, *pool], targets, hidden, config, method)
     root = _checkpoint_root(output_dir)
-    job = Job(model=model, task=task, config=config, epochs=epochs, seed=seed, progress=progress or Silent())
+    job = Job(model=model, task=task, config=config, epochs=epochs, seed=seed, progress=progress or Silent(), root=root)
     nothing = Watched(rows=None, rest=tuple(train_rows))
     watched = choose_watched(task, train_rows, config, seed) if epochs else nothing
-    choice = choose_epochs(job, (*watched.rest, *pool), lessons, watched, root) if watched.rows == "held out" else None
+    choice = choose_epochs(job, (*watched.rest, *pool), lessons, watched) if watched.rows == "held out" else None
     prepared = prepare(
         job,
         (*train_rows, *pool),
@@ -93,8 +93,8 @@ def distill(
         watching=watched.examples if watched.rows == "validation" else (),
         stop_after=choice.epochs if choice else None,
     )
-    trained = run(prepared, root and root / "training") if epochs else Trained(history=(), logits=[])
-    calibration = choice.calibration if choice else None
+    trained = run(prepared, "training") if epochs else Trained(history=(), logits=[])
+    calibration = choice.calibrate(prepared.kind) if choice else None
     if watched.rows == "validation":
         calibration = calibrate_student(trained.logits, prepared.held_out.answers, watched.rows)
     kind = prepared.kind

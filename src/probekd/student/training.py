@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from probekd.config import SAME_STUDENT, StudentConfig
-from probekd.errors import DataError
+from probekd.errors import DataError, ModelError
 from probekd.progress import Progress
 from probekd.student.checkpoint import Checkpoints, trained_tensors
 from probekd.student.fit import fit
@@ -45,6 +46,7 @@ class Job:
         epochs: Passes over the rows.
         seed: Of the head, the order of rows and dropout.
         progress: Told of each step.
+        root: Directory of its checkpoints; None = none are written.
     """
 
     model: str | Path
@@ -53,6 +55,7 @@ class Job:
     epochs: float
     seed: int
     progress: Progress
+    root: Path | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,18 +137,19 @@ def prepare(
     )
 
 
-def run(prepared: Prepared, place: Path | None) -> Trained:
-    """Train ``prepared.kind.network``, from the checkpoint that a killed training of the same left in ``place``.
+def run(prepared: Prepared, name: str) -> Trained:
+    """Train ``prepared.kind.network``, from the checkpoint that a killed training of the same left.
 
     Args:
         prepared: What is trained.
-        place: Directory of its checkpoints; None = none are written.
+        name: Of its checkpoint in ``job.root``.
 
     Raises:
         ConfigError: a step that cannot be divided among processes, or a tracker that is not installed.
         ModelError: training that diverged.
     """
     job, held_out = prepared.job, prepared.held_out
+<<<<<<< HEAD
     if isinstance(prepared.kind, Static):  # solved, in a second, rather than trained
         history = solve_head(prepared.kind, prepared.rows, held_out.encoded, held_out.answers, job.config)
         return Trained(history=history, logits=row_logits(prepared.kind, held_out.encoded))
@@ -162,6 +166,26 @@ def run(prepared: Prepared, place: Path | None) -> Trained:
             checkpoints=checkpoints,
             progress=job.progress,
         )
+=======
+    checkpoints = Checkpoints(job.root / name, prepared.key, job.config.checkpoint_seconds) if job.root else None
+    try:
+        with seeded(job.seed):
+            history = fit(
+                prepared.objective,
+                prepared.rows,
+                config=job.config,
+                epochs=job.epochs,
+                seed=job.seed,
+                held_out=held_out if held_out.encoded else None,
+                stop_after=prepared.stop_after,
+                checkpoints=checkpoints,
+                progress=job.progress,
+            )
+    except ModelError:
+        if job.root is not None:
+            shutil.rmtree(job.root, ignore_errors=True)  # it would diverge again from there
+        raise
+>>>>>>> 26555ba (A temperature fitted on a held-out fold is carried over to the student that saw it; a diverged training leaves no checkpoint)
     return Trained(history=history, logits=row_logits(prepared.kind, held_out.encoded))
 
 
