@@ -63,6 +63,10 @@ def test_an_exported_student_answers_as_it_did(call: Call, done: Workspace, tmp_
     assert status == 2 and "onnx" in err and not (tmp_path / "early.csv").exists()
     status, out, err = call("export", student, "--rows", test)
     assert (status, err) == (0, "") and "model.onnx: on 9 rows" in out
+    status, _, err = call("export", student)
+    assert status == 2 and "lies in no run directory" in err and "--rows" in err
+    assert "model.onnx: on 24 rows" in call("export", done.run / "student")[1]
+    shutil.rmtree(done.run / "student" / "onnx")
     said = []
     for backend in ("torch", "onnx"):
         assert call(*asked, tmp_path / f"{backend}.csv", "--backend", backend)[0] == 0

@@ -22,6 +22,7 @@ ROOMS = (
     "targets",
     "methods",
     "student",
+    "dataset",
     "evaluation",
     "report",
     "dataset",

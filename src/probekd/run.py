@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probekd.config import SAME_STUDENT, RunConfig
-from probekd.errors import StoreError
+from probekd.config import SAME_STUDENT, RunConfig, load_config
+from probekd.errors import DataError, StoreError
 from probekd.files import read_json
 from probekd.metrics import Scores
 from probekd.progress import Progress, Silent
 from probekd.rundir import RunDirectory, stage_key
 from probekd.stages import Run, do_distill, do_evaluate, do_extract, do_label, do_probe, do_report
 from probekd.supervision import students_of
-from probekd.tasks.base import task_content
+from probekd.tasks.base import Example, task_content
 from probekd.teacher.load import model_fingerprint, resolve_model
 
 if TYPE_CHECKING:
@@ -170,3 +170,17 @@ def scores_of(path: Path) -> dict[str, dict[str, Scores]]:
     """Scores by split and predictor from a finished run's metrics.json."""
     metrics = read_json(path / "metrics.json")
     return {split: value for split, value in metrics.items() if split not in ("comparisons", "gate")}
+
+
+def rows_learned(student_dir: Path) -> list[Example]:
+    """The labelled rows and the pool of the run that a student's directory lies in.
+
+    Raises:
+        DataError: it lies in no run directory.
+    """
+    student_dir = student_dir.resolve()
+    for path in student_dir.parents:
+        if (path / "config.yaml").is_file() and (path / "run.json").is_file():
+            config = load_config(path / "config.yaml", [f"runs_dir={path.parent}", f"name={path.name}"])
+            return Run(RunDirectory(path), config, Silent()).task.rows("train", "unlabelled")
+    raise DataError(f"{student_dir}: lies in no run directory; name a file of rows like those to come with --rows")

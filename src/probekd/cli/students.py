@@ -113,8 +113,12 @@ def predict(
 def export(
     student: StudentArgument,
     rows: Annotated[
-        Path, typer.Option("--rows", help="Rows like those to come, on which the files are held against the student.")
-    ],
+        Path | None,
+        typer.Option(
+            "--rows",
+            help="Rows like those to come, on which the files are held against the student; default: its run's own.",
+        ),
+    ] = None,
     question: QuestionOption = None,
     options: OptionsOption = None,
     int8: Annotated[bool, typer.Option("--int8", help="Write a file with 8-bit weights too.")] = False,
@@ -124,11 +128,13 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a student as ONNX into its own directory, held against PyTorch before it is kept."""
+    from probekd.run import rows_learned
     from probekd.student.model import StudentInfo
     from probekd.student.onnx.export import export_onnx
     from probekd.student.predict import read_examples
 
-    examples = read_examples(StudentInfo.load(student), rows, question, _columns(options))
+    info = StudentInfo.load(student)
+    examples = read_examples(info, rows, question, _columns(options)) if rows else rows_learned(student)
     found = export_onnx(student, examples, int8=int8, accept_int8=accept_int8)
     if as_json:
         print_json({name: parity.as_dict() for name, parity in found.items()})

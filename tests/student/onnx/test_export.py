@@ -128,6 +128,28 @@ def test_a_decoder_with_a_head_is_exported(tiny_gpt2: Path, kinds: Task, tmp_pat
         np.testing.assert_allclose(probs, plain, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["kinds", "which"])
+def test_a_static_student_is_exported(
+    name: str, kinds: Task, which: Task, config: StudentConfig, tmp_path: Path
+) -> None:
+    task = kinds if name == "kinds" else which
+    static = config.model_copy(update={"kind": "static"})
+    student = distill(static.model, task, None, method="labels", config=static, output_dir=tmp_path / "student")
+    export_onnx(student.directory, task.rows("train"))
+    rows = [*task.rows("test"), *long_rows(task)]
+    answers = open_student(student.directory, "onnx").predict_proba(rows)
+    for probs, plain in zip(answers, student.predict_proba(rows, batch_size=1), strict=True):
+        np.testing.assert_allclose(probs, plain, atol=1e-5)
+
+
+def test_a_kind_without_a_graph_is_refused(
+    kinds: Task, kinds_student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "ANSWERS", {"static": None})
+    with pytest.raises(ModelError, match=r"of kind 'head' cannot be exported to ONNX; these can: static"):
+        export_onnx(copy_of(kinds_student, tmp_path), kinds.rows("train"))
+
+
 def test_a_graph_that_answers_otherwise_is_refused_and_the_last_export_stays(
     kinds: Task, exported: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from probekd.student.inputs import row_batches
 from probekd.student.kinds import StudentKind
 from probekd.student.model import Student
 from probekd.student.onnx import FILES, FOLDER
-from probekd.student.onnx.graph import EXPORTED, graph_inputs, write_graph
+from probekd.student.onnx.graph import ANSWERS, graph_inputs, write_graph
 from probekd.student.onnx.int8 import write_int8
 from probekd.student.onnx.parity import EXACT, QUANTISED, Bound, Parity, compare, require
 from probekd.student.onnx.runtime import OnnxStudent, open_session
@@ -36,7 +36,7 @@ def export_onnx(
 
     Both are held against the PyTorch student on real rows of all lengths, alone and in batches, before anything of an
     earlier export is replaced; what was found is in ``onnx/parity.json``. The inputs are the tokenizer's, of shape
-    (batch, tokens), or (batch, options, tokens) for multiple choice, any number of each; the output is ``logits``.
+    (batch, tokens), or (batch, options, tokens) for a multiple-choice head, any number of each; the output is ``logits``.
 
     Args:
         directory: A student directory.
@@ -54,10 +54,10 @@ def export_onnx(
             does not answer as the student does; names the worst row.
     """
     student = Student.load(directory, trust_remote_code=trust_remote_code)
-    if student.info.student_kind not in EXPORTED:
+    if student.info.student_kind not in ANSWERS:
         raise ModelError(
             f"{directory}: a student of kind {student.info.student_kind!r} cannot be exported to ONNX; these can: "
-            f"{', '.join(EXPORTED)}"
+            f"{', '.join(ANSWERS)}"
         )
     if len(rows) < 2:
         raise DataError(f"{directory}: {len(rows)} rows to export with; give two or more like those to come")
@@ -66,7 +66,9 @@ def export_onnx(
     plain = student.predict_proba(rows, batch_size=1)
 
     def check(path: Path, bound: Bound | None, remedy: str, of: slice = slice(None)) -> Parity:
-        exported = OnnxStudent(info=student.info, ready=student.model, network=open_session(path))
+        exported = OnnxStudent(
+            info=student.info, ready=student.model, network=open_session(path, student.info.student_kind)
+        )
         answers = [exported.predict_proba(rows[of], batch_size=size) for size in BATCHES]
         found = [compare(rows[of], plain[of], answer) for answer in answers]
         if bound is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from probekd.config import KindName
 from probekd.errors import ModelError
@@ -15,33 +17,39 @@ from probekd.student.kinds import StudentKind
 from probekd.student.onnx import need
 from probekd.student.onnx.quiet import quietly
 
-# Kinds whose ``logits`` are a function of tensors (b, tokens) or (b, options, tokens) and nothing else of a row.
-EXPORTED: tuple[KindName, ...] = ("head",)
+# Kinds whose network maps the tokenizer's tensors, (b, tokens) or (b, options, tokens), to logits; and how that network
+# gives them to the kind. A kind that needs more than these tensors of a row needs a graph of its own.
+ANSWERS: dict[KindName, Callable[[Tensor], Any]] = {
+    "head": lambda logits: SequenceClassifierOutput(logits=logits),
+    "static": lambda logits: logits,
+}
 AXES = {2: ("batch", "tokens"), 3: ("batch", "options", "tokens")}
 # A protocol buffer holds less than 2 GiB.
 LARGEST = 2**31 - 2**20
 
 
-class _Logits(torch.nn.Module):
-    """A student's logits (b, k) as a function of its inputs, in the order of their names."""
+class _Graph(torch.nn.Module):
+    """A network's logits as a function of its inputs, in the order of their names."""
 
-    def __init__(self, kind: StudentKind, inputs: Sequence[str]) -> None:
+    def __init__(self, network: Any, inputs: Sequence[str]) -> None:
         super().__init__()
-        self.network, self.kind, self.inputs = kind.network, kind, tuple(inputs)
+        self.network, self.inputs = network, tuple(inputs)
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        return self.kind.logits(self.network, dict(zip(self.inputs, tensors, strict=True)))
+        found = self.network(**dict(zip(self.inputs, tensors, strict=True)))
+        logits: Tensor = found if isinstance(found, Tensor) else found.logits
+        return logits
 
 
 def graph_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of a collated batch what the graph takes: which options are there is for the caller, as in Transformers."""
+    """Of a collated batch what the network takes; which options are there, the kind alone asks."""
     return {name: tensor for name, tensor in batch.items() if name != "present"}
 
 
 def write_graph(kind: StudentKind, rows: Sequence[Encoded], path: Path) -> None:
     """Write a student as one ONNX file, for batches, option counts and lengths of any size.
 
-    Its inputs are the tokenizer's, its output ``logits`` (b, k) is the network's own: no temperature, no softmax.
+    Its inputs are the tokenizer's, its output ``logits`` is the network's own.
 
     Args:
         kind: The student, on the CPU, in evaluation mode.
@@ -57,12 +65,13 @@ def write_graph(kind: StudentKind, rows: Sequence[Encoded], path: Path) -> None:
     if size > LARGEST:
         raise ModelError(f"the student's weights take {size / 2**30:.1f} GiB, and an ONNX file holds less than 2 GiB")
     inputs = graph_inputs(kind.collate(rows))
-    # A decoder would hand out its keys and values too.
-    kind.network.config.use_cache = False
+    for module in kind.network.modules():
+        if hasattr(module, "config"):
+            module.config.use_cache = False  # a decoder would hand out its keys and values too
     with quietly():
         try:
             program = torch.onnx.export(
-                _Logits(kind, list(inputs)).eval(),
+                _Graph(kind.network, list(inputs)).eval(),
                 tuple(inputs.values()),
                 input_names=list(inputs),
                 output_names=["logits"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -11,22 +11,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probekd.config import KindName
 from probekd.errors import ModelError
 from probekd.student.inputs import Encoded
 from probekd.student.kinds import StudentKind, kind_named
 from probekd.student.logits import row_logits
 from probekd.student.model import StudentInfo
 from probekd.student.onnx import FILES, FOLDER, Backend, need
-from probekd.student.onnx.graph import graph_inputs
+from probekd.student.onnx.graph import ANSWERS
 from probekd.targets import softmax
 from probekd.tasks.base import Example
 
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """ONNX Runtime's session of a file, in the place of a network."""
+    """ONNX Runtime's session of a file, in the place of a network.
+
+    Attributes:
+        runtime: The session, on the CPU.
+        answer: From logits to what the network would give.
+    """
 
     runtime: Any
+    answer: Callable[[Tensor], Any]
 
     @property
     def device(self) -> torch.device:
@@ -37,10 +44,10 @@ class Session:
         """The session; there is nothing else that it could do."""
         return self
 
-    def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Logits (b, k) of one collated batch."""
-        (logits,) = self.runtime.run(["logits"], {n: tensor.numpy() for n, tensor in graph_inputs(batch).items()})
-        return torch.from_numpy(logits)
+    def __call__(self, **inputs: Tensor) -> Any:
+        """What the network gives for one batch."""
+        (logits,) = self.runtime.run(["logits"], {name: tensor.numpy() for name, tensor in inputs.items()})
+        return self.answer(torch.from_numpy(logits))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,10 +76,10 @@ class OnnxStudent:
         path = directory / FOLDER / FILES[backend]
         if not path.is_file():
             int8 = " --int8" if backend == "onnx-int8" else ""
-            raise ModelError(f"{path}: no such file; write it with  probekd export {directory} --format onnx{int8}")
+            raise ModelError(f"{path}: no such file; write it with  probekd export {directory}{int8}")
         config = info.loading(directory, trust_remote_code=trust_remote_code)
         ready = kind_named(info.student_kind).prepare(directory, info.known_task, config)
-        return cls(info=info, ready=ready, network=open_session(path))
+        return cls(info=info, ready=ready, network=open_session(path, info.student_kind))
 
     def predict_proba(self, examples: Sequence[Example], *, batch_size: int = 64) -> list[np.ndarray]:
         """See ``Student.predict_proba``."""
@@ -85,12 +92,11 @@ class OnnxStudent:
 
     def logits(self, network: Session, batch: dict[str, Tensor]) -> Tensor:
         """See ``StudentKind``."""
-        logits = network(batch)
-        return logits.masked_fill(~batch["present"], -torch.inf) if "present" in batch else logits
+        return self.ready.logits(network, batch)
 
 
-def open_session(path: Path) -> Session:
-    """ONNX Runtime's session of a file, on the CPU, with as many threads as PyTorch has.
+def open_session(path: Path, kind: KindName) -> Session:
+    """The file of a student of some kind, with as many threads as PyTorch has.
 
     Raises:
         ModelError: ONNX Runtime is not installed, or cannot load the file.
@@ -100,7 +106,8 @@ def open_session(path: Path) -> Session:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # its advice on graphs is for those who write them
     try:
-        return Session(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
+        runtime = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # what it raises has no base of its own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{path}: ONNX Runtime cannot load it ({reason}); export the student again") from None
+    return Session(runtime, ANSWERS[kind])
