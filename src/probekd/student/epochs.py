@@ -46,7 +46,9 @@ class Choice:
         """The calibration of a student that was trained on all rows for as many epochs."""
         with quiet_transformers():
             encoded = kind.encode(self.shared)
-        return self.calibration.grown(logit_scale(row_logits(kind, encoded)) / self.scale)
+        scale = logit_scale(row_logits(kind, encoded))
+        # Logits that are all alike say nothing, at any temperature.
+        return self.calibration.grown(scale / self.scale) if scale and self.scale else self.calibration
 
 
 def choose_epochs(job: Job, examples: Sequence[Example], lessons: Mapping[str, Lesson], watched: Watched) -> Choice:

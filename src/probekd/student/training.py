@@ -149,24 +149,9 @@ def run(prepared: Prepared, name: str) -> Trained:
         ModelError: training that diverged.
     """
     job, held_out = prepared.job, prepared.held_out
-<<<<<<< HEAD
     if isinstance(prepared.kind, Static):  # solved, in a second, rather than trained
         history = solve_head(prepared.kind, prepared.rows, held_out.encoded, held_out.answers, job.config)
         return Trained(history=history, logits=row_logits(prepared.kind, held_out.encoded))
-    checkpoints = Checkpoints(place, prepared.key, job.config.checkpoint_seconds) if place else None
-    with seeded(job.seed):
-        history = fit(
-            prepared.objective,
-            prepared.rows,
-            config=job.config,
-            epochs=job.epochs,
-            seed=job.seed,
-            held_out=held_out if held_out.encoded else None,
-            stop_after=prepared.stop_after,
-            checkpoints=checkpoints,
-            progress=job.progress,
-        )
-=======
     checkpoints = Checkpoints(job.root / name, prepared.key, job.config.checkpoint_seconds) if job.root else None
     try:
         with seeded(job.seed):
@@ -185,7 +170,6 @@ def run(prepared: Prepared, name: str) -> Trained:
         if job.root is not None:
             shutil.rmtree(job.root, ignore_errors=True)  # it would diverge again from there
         raise
->>>>>>> 26555ba (A temperature fitted on a held-out fold is carried over to the student that saw it; a diverged training leaves no checkpoint)
     return Trained(history=history, logits=row_logits(prepared.kind, held_out.encoded))
 
 
