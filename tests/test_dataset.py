@@ -12,6 +12,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, BertTokenizer
 
 from probekd.dataset import write_dataset
@@ -116,6 +117,7 @@ def test_what_would_be_wrong_is_refused(task: Task, tmp_path: Path) -> None:
 def test_the_example_trains_a_student_without_probekd(task: Task, tmp_path: Path) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "big", *(w for ws in NOUNS.values() for w in ws)]
     BertTokenizer(vocab={w: i for i, w in enumerate(words)}, model_max_length=32).save_pretrained(tmp_path / "bert")
+    torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, **sizes)).save_pretrained(tmp_path / "bert")
     write_dataset(task, targets_of(task), tmp_path / "labels", Origin(name="tiny"))
@@ -126,8 +128,8 @@ def test_the_example_trains_a_student_without_probekd(task: Task, tmp_path: Path
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "assert not [name for name in sys.modules if name.startswith('probekd')]\n"
     )
-    options = ["--model", tmp_path / "bert", "--output", tmp_path / "student", "--epochs", "30"]
-    command = [sys.executable, "-c", code, SCRIPT, tmp_path / "labels", *options, "--learning-rate", "3e-3"]
+    options = ["--model", tmp_path / "bert", "--output", tmp_path / "student", "--epochs", "60"]
+    command = [sys.executable, "-c", code, SCRIPT, tmp_path / "labels", *options, "--learning-rate", "1e-3"]
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import load_dataset
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments, set_seed
 
 
 def main() -> None:
@@ -27,7 +27,9 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    set_seed(args.seed)  # before the head is drawn, which Trainer's own seed comes too late for
 
     splits = load_dataset(args.dataset)
     names = splits["train"][0]["options"]  # the same in every row
@@ -51,6 +53,7 @@ def main() -> None:
         model=model,
         args=TrainingArguments(
             output_dir=args.output,
+            seed=args.seed,
             num_train_epochs=args.epochs,
             learning_rate=args.learning_rate,
             per_device_train_batch_size=args.batch_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -52,6 +53,12 @@ def replacing(path: Path) -> Iterator[Path]:
 def remove_leftovers(directory: Path) -> None:
     """Remove what ``replacing`` left behind when its process was killed; the caller holds the directory alone."""
     for leftover in sorted(directory.rglob(".*.????????.tmp")):
+        _remove(leftover)
+
+
+def remove_leftovers_of(path: Path) -> None:
+    """Remove what ``replacing(path)`` left beside ``path`` when its process was killed; the caller alone writes ``path``."""
+    for leftover in sorted(path.parent.glob(f".{glob.escape(path.name)}.????????.tmp")):
         _remove(leftover)
 
 

@@ -149,6 +149,16 @@ def test_the_best_weights_outlive_a_kill(
     assert train(task, config, tmp_path / "cut")[0] == calm
 
 
+def test_what_a_kill_left_of_the_students_directory_goes(kinds: Task, config: StudentConfig, tmp_path: Path) -> None:
+    """A kill while the student is saved; what lies beside it under another name is not ours to remove."""
+    gone, kept = tmp_path / ".cut.0a1b2c3d.tmp", tmp_path / ".other.0a1b2c3d.tmp"
+    for directory in (gone, kept):
+        directory.mkdir()
+        (directory / "model.safetensors").write_bytes(b"half")
+    train(kinds, config, tmp_path / "cut")
+    assert sorted(f.name for f in tmp_path.iterdir()) == [kept.name, "cut"]
+
+
 def changed_config(task: Task, config: StudentConfig) -> tuple[Task, StudentConfig]:
     return task, config.model_copy(update={"alpha": 0.9})
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from probekd.config import StudentConfig
 from probekd.errors import ConfigError, DataError, ModelError
-from probekd.files import remove_leftovers, replacing
+from probekd.files import remove_leftovers, remove_leftovers_of, replacing
 from probekd.progress import Progress, Silent
 from probekd.student.calibration import calibrate_student
 from probekd.student.card import model_card, write_card
@@ -151,8 +151,10 @@ def _checkpoint_root(output_dir: Path | None) -> Path | None:
         return None
     _check_output(output_dir)
     root = output_dir.with_name(f".{output_dir.name}.checkpoints")
-    if root.is_dir() and is_main():
-        remove_leftovers(root)
+    if is_main():
+        remove_leftovers_of(output_dir)
+        if root.is_dir():
+            remove_leftovers(root)
     return root
 
 
