@@ -91,7 +91,7 @@ def measure(sizes: list[int], repeats: int) -> dict[str, Any]:
         root = Path(place)
         write_model(root / "model")
         for repeat in range(repeats):
-            for size, turn in [(size, turn) for size in sizes for turn in range(TURNS.get(size, 1))]:
+            for size, turn in ((s, turn) for s in sizes for turn in range(TURNS.get(s, 1))):
                 cache = root / f"cache-{size}-{repeat}-{turn}"
                 command = [sys.executable, __file__, "--child", str(root / "model"), str(size), str(cache)]
                 environment = {**os.environ, **ALLOCATOR}
