@@ -14,6 +14,7 @@ from typing import Any
 from probekd.errors import ConfigError, StoreError
 from probekd.files import cache_dir, read_json
 from probekd.states import StateStore
+from probekd.teacher.blocks import sweep_offloaded
 
 # An unfinished store this young may belong to a running process.
 UNFINISHED_SECONDS = 24 * 3600
@@ -47,7 +48,8 @@ def list_stores() -> list[CachedStore]:
 
 
 def _describe(directory: Path) -> CachedStore:
-    files = [f.stat() for f in directory.iterdir() if f.is_file()]
+    # What a streamed pass keeps between blocks lies in directories.
+    files = [f.stat() for f in directory.rglob("*") if f.is_file()]
     manifest: dict[str, Any] = {}
     with contextlib.suppress(StoreError):  # unfinished or damaged: listed as such
         manifest = read_json(directory / "manifest.json")
@@ -86,6 +88,7 @@ def collect(keep: int) -> list[CachedStore]:
 
     What a run directory links to stays: removing it here would free nothing. So does what a process is filling.
     """
+    sweep_offloaded(cache_dir() / "offload")
     stores = list_stores()
     total = sum(s.bytes for s in stores)
     removed = []

@@ -109,6 +109,12 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     path.chmod(0o644)
 
 
+def flush(path: Path) -> None:
+    """Wait until a file is on the disk, so that a power cut cannot leave its name without its bytes."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, hex."""
     with path.open("rb") as stream:

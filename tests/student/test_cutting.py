@@ -28,7 +28,8 @@ from probekd.student.cutting import View, cut_student, single_reader
 from probekd.student.kinds.cut import HEAD_FILE, READING_FILE
 from probekd.targets import SoftTargets, softmax
 from probekd.tasks.base import Example, Task
-from probekd.teacher.load import Teacher, find_norm
+from probekd.teacher.architecture import find_norm
+from probekd.teacher.load import Teacher
 
 MEAN = ("branched", "option_mean")
 # Readers whose students are a body and a head beside it.

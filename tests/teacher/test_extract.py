@@ -9,7 +9,7 @@ import torch
 from tiny import CAUSAL
 
 from probekd.errors import ModelError
-from probekd.prompts import PromptEncoder
+from probekd.prompts import Prompt, PromptEncoder
 from probekd.tasks.base import Task
 from probekd.teacher import extract as extract_module
 from probekd.teacher import passes as passes_module
@@ -122,14 +122,12 @@ def test_absent_options_are_zero(llama: Teacher, choices: Task) -> None:
 
 
 @pytest.fixture
-def prompt_and_labels(llama: Teacher, choices: Task) -> tuple[object, list[int]]:
-    encoder = PromptEncoder(llama.tokenizer, choices)
-    row = choices.rows()[0]
-    return encoder.encode(row, "listed"), encoder.label_tokens(row)
+def prompt(llama: Teacher, choices: Task) -> Prompt:
+    return PromptEncoder(llama.tokenizer, choices).encode(choices.rows()[0], "listed")
 
 
-def test_check_pass_accepts_a_sound_teacher(llama: Teacher, prompt_and_labels: tuple) -> None:
-    check_pass(llama, *prompt_and_labels)
+def test_check_pass_accepts_a_sound_teacher(llama: Teacher, prompt: Prompt) -> None:
+    check_pass(llama, prompt)
 
 
 @pytest.mark.parametrize(
@@ -138,22 +136,23 @@ def test_check_pass_accepts_a_sound_teacher(llama: Teacher, prompt_and_labels: t
         (lambda t: {"blocks": (t.blocks[1], *t.blocks[1:])}, "our state at depth 0 differs"),
         (lambda t: {"blocks": (t.blocks[0], t.blocks[0], t.blocks[2])}, "our state at depth 2 differs"),
         (lambda t: {"norm": None}, "our state at depth 3 differs"),
-        (lambda t: {"head_weight": t.body.embed_tokens.weight}, "our logits of the label tokens differs"),
-        (lambda t: {"softcap": 1.0}, "our logits of the label tokens differs"),
-        (lambda t: {"head_bias": torch.ones(len(t.tokenizer))}, "our logits of the label tokens differs"),
+        (lambda t: {"head_weight": t.body.embed_tokens.weight}, "our logits differs"),
+        (lambda t: {"softcap": 1.0}, "our logits differs"),
+        (lambda t: {"head_bias": torch.ones(len(t.tokenizer))}, "our logits differs"),
+        (lambda t: {"logit_scale": 2.0}, "our logits differs"),
     ],
-    ids=["first block", "shifted depth", "norm", "head", "softcap", "bias"],
+    ids=["first block", "shifted depth", "norm", "head", "softcap", "bias", "scale"],
 )
 def test_check_pass_finds_a_teacher_taken_apart_wrongly(
-    change: Callable[[Teacher], dict[str, object]], message: str, llama: Teacher, prompt_and_labels: tuple
+    change: Callable[[Teacher], dict[str, object]], message: str, llama: Teacher, prompt: Prompt
 ) -> None:
     broken = replace(llama, **change(llama))
     with pytest.raises(ModelError, match=message):
-        check_pass(broken, *prompt_and_labels)
+        check_pass(broken, prompt)
 
 
 def test_check_pass_finds_a_norm_applied_in_the_hook(
-    llama: Teacher, prompt_and_labels: tuple, monkeypatch: pytest.MonkeyPatch
+    llama: Teacher, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hooks = passes_module.state_hooks
 
@@ -162,7 +161,7 @@ def test_check_pass_finds_a_norm_applied_in_the_hook(
 
     monkeypatch.setattr(passes_module, "state_hooks", normed)
     with pytest.raises(ModelError, match="our state at depth 3 differs"):
-        check_pass(llama, *prompt_and_labels)
+        check_pass(llama, prompt)
 
 
 def test_states_that_are_not_finite_name_depth_position_and_row(llama: Teacher, choices: Task) -> None:
@@ -179,6 +178,6 @@ def test_states_that_are_not_finite_name_depth_position_and_row(llama: Teacher, 
         with pytest.raises(ModelError, match=r"depth 2, position answer, row '[a-e]' is not finite"):
             read_states(llama, prompts, Wanted(positions=["answer"], depths=[0, 1, 2], max_options=5))
         with pytest.raises(ModelError, match=r"depth 2, row 'a' is not finite"):
-            check_pass(llama, prompts[0], None)
+            check_pass(llama, prompts[0])
     finally:
         handle.remove()

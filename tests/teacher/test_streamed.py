@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +15,17 @@ from tiny import CAUSAL, FAMILIES, MORE_CAUSAL, NOT_PACKABLE
 from transformers import AutoModelForCausalLM
 
 from probekd.config import PromptConfig, TeacherConfig
+from probekd.errors import ModelError
 from probekd.extraction import extract
 from probekd.extraction import shards as shards_module
 from probekd.extraction import streaming as streaming_module
+from probekd.prompts import PromptEncoder
 from probekd.states import States
 from probekd.tasks.base import Task
 from probekd.teacher import streamed as streamed_module
+from probekd.teacher.batching import PackedBatch
 from probekd.teacher.blocks import weight_bytes
+from probekd.teacher.check import check_pass
 from probekd.teacher.load import Teacher, load_teacher
 
 ModelDir = Callable[[str], Path]
@@ -75,6 +80,13 @@ def test_a_streamed_block_is_in_memory_only_while_it_runs(model_dir: ModelDir, c
     assert all(p.device.type == "meta" for b in teacher.blocks for p in b.parameters())
 
 
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the check that runs a block or two before a pass, which is not the pass."""
+    monkeypatch.setattr("probekd.teacher.check.check_pass", lambda *_: None)
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_each_weight_is_read_once_a_pass(model_dir: ModelDir, choices: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = streamed(model_dir("llama"))
     assert teacher.weights is not None
@@ -90,13 +102,13 @@ def test_each_weight_is_read_once_a_pass(model_dir: ModelDir, choices: Task, mon
 
     counted = replace(teacher, weights=replace(teacher.weights, tensors=Counting(teacher.weights.tensors)))
     monkeypatch.setattr("probekd.extraction.job.ROWS_AT_ONCE", 1)
-    # The check runs a block or two; it is not the pass.
     monkeypatch.setattr("probekd.teacher.check.packable", lambda *_: "")
     states = extract(counted, choices, splits=["train"], layouts=["branched"])
     assert len(states.stores[0].manifest["shards"]) == 4
     assert len(read) == len(set(read)) == 27
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_killed_pass_goes_on_with_the_block_it_was_at(
     model_dir: ModelDir, choices: Task, monkeypatch: pytest.MonkeyPatch, cache_directory: Path
 ) -> None:
@@ -143,18 +155,22 @@ def test_a_kill_while_anything_is_written_loses_nothing(
     task = replace(choices, splits={"train": choices.rows()})
     teacher = streamed(model_dir("llama"))
     expected = extract(teacher, task, layouts=["branched"], cache=cache_directory / "undisturbed").stores[0]
-    write, calls, written = shards_module.write_tensors, [], []
+    calls, written = [], []
 
-    def killed(path: Path, *rest: object) -> None:
-        calls.append(path.name)
-        if before and len(calls) == moment + 1:
-            raise KeyboardInterrupt
-        write(path, *rest)
-        written.append(path.name)
-        if len(calls) == moment + 1:
-            raise KeyboardInterrupt
+    def killing(write: Callable[..., None]) -> Callable[..., None]:
+        def killed(path: Path, *rest: object) -> None:
+            calls.append(path.name)
+            if before and len(calls) == moment + 1:
+                raise KeyboardInterrupt
+            write(path, *rest)
+            written.append(path.name)
+            if len(calls) == moment + 1:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(shards_module, "write_tensors", killed)
+        return killed
+
+    for module, name in ((shards_module, "write"), (streaming_module, "_write_depth")):
+        monkeypatch.setattr(module, name, killing(getattr(module, name)))
     with pytest.raises(KeyboardInterrupt):
         extract(teacher, task, layouts=["branched"])
     store = extract(teacher, task, layouts=["branched"]).stores[0]
@@ -179,6 +195,74 @@ def test_many_rows_share_a_pass_only_as_far_as_a_depth_of_them_can_be_held(
         first, second = (load_file(s.stores[0].directory / f["file"]) for s, f in ((whole, a), (parts, b)))
         for name, states in first.items():
             np.testing.assert_allclose(second[name], states, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("outputs", [True, False])
+@pytest.mark.parametrize("depths", [(2,), (0, 3), (1, 2)])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_some_depths_alone_are_read_as_with_the_model_in_memory(
+    family: str,
+    depths: tuple[int, ...],
+    outputs: bool,
+    model_dir: ModelDir,
+    teacher_of: TeacherOf,
+    choices: Task,
+    tmp_path: Path,
+) -> None:
+    """What every pass over a pool asks for."""
+    task = replace(choices, splits={"train": choices.rows()})
+    ours, theirs = (
+        extract(teacher, task, depths=depths, outputs=outputs, cache=tmp_path / name)
+        for name, teacher in (("streamed", streamed(model_dir(family))), ("whole", teacher_of(family)))
+    )
+    assert tuple(ours.depths("listed")) == depths
+    expect_same(ours, theirs, task)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "bert"])
+def test_a_streamed_teacher_is_checked_too(family: str, model_dir: ModelDir, choices: Task) -> None:
+    teacher = streamed(model_dir(family))
+    prompt = PromptEncoder(teacher.tokenizer, choices, encoder=teacher.encoder).encode(choices.rows()[0], "listed")
+    check_pass(teacher, prompt)
+    assert all(p.device.type == "meta" for b in teacher.blocks for p in b.parameters())
+    with pytest.raises(ModelError, match=r"our state at depth \d differs.* when it is streamed"):
+        check_pass(replace(teacher, norm=torch.nn.LayerNorm(teacher.width)), prompt)
+    if not teacher.encoder:
+        with pytest.raises(ModelError, match="our logits differs"):
+            check_pass(replace(teacher, logit_scale=2.0), prompt)
+
+
+def test_memory_between_blocks_does_not_grow_with_masks(
+    model_dir: ModelDir, choices: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    one = streamed_module._one
+    batches: list[Any] = []
+
+    def looked(teacher: Teacher, batch: Any, depth: int, *rest: object) -> None:
+        held.append(sum(len(b._packing.masks) for b in batches if isinstance(b, PackedBatch)))
+        one(teacher, batch, depth, *rest)
+        batches.append(batch)
+
+    monkeypatch.setattr(streamed_module, "_one", looked)
+    extract(streamed(model_dir("llama")), choices, splits=["train"], layouts=["branched"])
+    assert sum(isinstance(b, PackedBatch) for b in batches) > 4
+    assert not any(held)
+
+
+def test_a_pass_has_no_more_tokens_than_lie_between_its_blocks(
+    model_dir: ModelDir, choices: Task, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("probekd.extraction.job.ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(streaming_module, "PASS_TOKENS", 60)
+    seen: list[list[int]] = []
+    passes = streaming_module.passes
+    monkeypatch.setattr(streaming_module, "passes", lambda job: seen.append(passes(job)) or passes(job))
+    task = replace(choices, splits={"train": choices.rows()})
+    store = extract(streamed(model_dir("llama")), task, layouts=["listed"], cache=tmp_path / "many").stores[0]
+    tokens = store.index["num_tokens"]
+    assert len(seen[0]) > 1
+    assert all(len(some) == 1 or sum(tokens[n] for n in some) <= 60 for some in seen[0])
 
 
 def test_streaming_is_chosen_when_the_weights_exceed_the_free_memory(

@@ -155,13 +155,11 @@ class Job:
         )
 
     def check(self) -> None:
-        """Check our pass against Transformers' on the shortest row; a streamed model has no pass of its own to check."""
+        """Check our pass against Transformers' on the shortest row."""
         from probekd.teacher.check import check_pass
 
-        if self.teacher.weights is None:
-            (prompt,) = self.survey.encode([int(self.survey.longest.argmin())])
-            tokens = self.label_tokens
-            check_pass(self.teacher, prompt, None if tokens is None else tokens[len(prompt.option_bytes)])
+        (prompt,) = self.survey.encode([int(self.survey.longest.argmin())])
+        check_pass(self.teacher, prompt)
 
     def run(self, progress: Progress) -> None:
         """Fill the store, or wait for the process that does."""
@@ -170,13 +168,14 @@ class Job:
         self.lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.lock):
             if self.finished:
+                self._tidy()
                 progress.advance(self.tokens)
                 return
             began = time.monotonic()
             self.directory.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.directory)
             plan = self._plan()
-            pending = [n for n in range(len(self.shards)) if not self.shard(n).is_file()]
+            pending = [n for n in range(len(self.shards)) if not shards.is_whole(self.shard(n))]
             progress.advance(self.tokens - self.tokens_of(pending))
             if self.teacher.weights is not None:
                 self._stream(pending, plan, progress)
@@ -247,7 +246,8 @@ class Job:
                 )
                 if written:
                     written.result()
-                written = writing.submit(shards.write, self.shard(number), prompts, reading, self.survey.orders)
+                described = shards.columns(prompts, reading, self.survey.orders)
+                written = writing.submit(shards.write, self.shard(number), reading.states, described)
             if written:
                 written.result()
 
@@ -275,7 +275,7 @@ class Job:
                 "file": self.shard(n).name,
                 "rows": len(rows),
                 "bytes": self.shard(n).stat().st_size,
-                "sha256": file_digest(self.shard(n)),
+                "sha256": shards.digest(self.shard(n)),
             }
             for n, rows in enumerate(self.shards)
         ]
@@ -310,9 +310,13 @@ class Job:
             "index": {"file": index.name, "bytes": index.stat().st_size, "sha256": file_digest(index)},
         }
         write_json(self.directory / "manifest.json", seal(manifest))
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove what only an unfinished store needs."""
         (self.directory / ".plan.json").unlink(missing_ok=True)
-        for scratch in self.directory.glob(".pass-*"):
-            shutil.rmtree(scratch)
+        for scratch in [self.directory / shards.DIGESTS, *self.directory.glob(".pass-*")]:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _label_tokens(survey: Survey) -> dict[int, tuple[int, ...]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from probekd.files import replacing, save_tensors
+from probekd.files import file_digest, flush, replacing, save_tensors, write_text
 from probekd.prompts import Prompt
 from probekd.tasks.base import content_hash
 
@@ -20,17 +20,36 @@ if TYPE_CHECKING:
 
     from probekd.teacher.extract import Reading
 
+# Of the shards of a store, until its manifest has them.
+DIGESTS = ".digests"
 
-def write(path: Path, prompts: Sequence[Prompt], reading: Reading, orders: int) -> None:
-    """Write a shard; its header has the rows' columns, so that states are never there without them."""
-    write_tensors(path, reading.states, columns(prompts, reading, orders))
+
+def write(path: Path, states: Mapping[Any, Tensor], described: Mapping[str, Any]) -> None:
+    """Write a shard, whole on the disk with its digest beside it before it has its name."""
+    with replacing(path) as temporary:
+        write_tensors(temporary, states, described)
+        flush(temporary)
+        write_text(_digest_file(path), file_digest(temporary))
 
 
 def write_tensors(path: Path, states: Mapping[Any, Tensor], described: Mapping[str, Any]) -> None:
-    """Write states, and the rows' columns in the header."""
-    with replacing(path) as temporary:
-        tensors = {str(name): tensor.contiguous() for name, tensor in states.items()}
-        save_tensors(tensors, temporary, {"rows": json.dumps(described)})
+    """Write states, and the rows' columns in the header, so that states are never there without them."""
+    tensors = {str(name): tensor.contiguous() for name, tensor in states.items()}
+    save_tensors(tensors, path, {"rows": json.dumps(described)})
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a shard of an unfinished store is there, byte for byte as it was written."""
+    return path.is_file() and _digest_file(path).is_file() and file_digest(path) == digest(path)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a shard as it was written; raises OSError once the store is finished, whose manifest has it."""
+    return _digest_file(path).read_text(encoding="utf-8")
+
+
+def _digest_file(path: Path) -> Path:
+    return path.parent / DIGESTS / path.stem
 
 
 def columns(prompts: Sequence[Prompt], reading: Reading, orders: int) -> dict[str, list[Any]]:

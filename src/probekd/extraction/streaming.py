@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from probekd.extraction import shards
+from probekd.files import replacing
 from probekd.progress import Progress
 from probekd.teacher.extract import Collector
 from probekd.teacher.packing import branches_of
@@ -21,19 +22,24 @@ from probekd.teacher.streamed import stream_work
 if TYPE_CHECKING:
     from probekd.extraction.job import Job
 
-# States of one depth that are held at a time; decides how many rows share one reading of the weights.
+# What decides how many rows share one reading of the weights: kept states of one depth that are held in memory; states
+# between two blocks, which lie on the disk; and tokens, whose numbers are held in memory and keep a block busy for long.
 DEPTH_BYTES = 2**30
+BETWEEN_BYTES = 2**33
+PASS_TOKENS = 2**21
 
 
 def passes(job: Job) -> list[list[int]]:
     """All shards in runs that are read in one pass over the weights; the same however many of them are there."""
+    tokens_at_once = min(PASS_TOKENS, BETWEEN_BYTES // (job.teacher.width * job.teacher.dtype.itemsize))
     found: list[list[int]] = []
-    rows = 0
+    rows = tokens = 0
     for number, shard in enumerate(job.shards):
-        rows += len(shard)
-        if not found or rows * job.row_bytes > DEPTH_BYTES:
+        own = job.tokens_of([number])
+        rows, tokens = rows + len(shard), tokens + own
+        if not found or rows * job.row_bytes > DEPTH_BYTES or tokens > tokens_at_once:
             found.append([])
-            rows = len(shard)
+            rows, tokens = len(shard), own
         found[-1].append(number)
     return found
 
@@ -69,11 +75,8 @@ def stream(job: Job, numbers: list[int], missing: list[int], plan: Mapping[str, 
         yield collector.visit
         if kept or here.outputs:
             reading = collector.reading()
-            shards.write_tensors(
-                _depth(scratch, depth),
-                reading.states if kept else {},
-                shards.columns(prompts, reading, job.survey.orders),
-            )
+            described = shards.columns(prompts, reading, job.survey.orders)
+            _write_depth(_depth(scratch, depth), reading.states if kept else {}, described)
         progress.advance(tokens * (depth + 1) // (deepest + 1) - tokens * depth // (deepest + 1))
 
     work = plan_work(job.teacher, [branches_of(i, p) for i, p in enumerate(prompts)], packed=plan["packed"])
@@ -84,6 +87,11 @@ def stream(job: Job, numbers: list[int], missing: list[int], plan: Mapping[str, 
 
 def _depth(scratch: Path, depth: int) -> Path:
     return scratch / f"{depth:05}.safetensors"
+
+
+def _write_depth(path: Path, states: Mapping[Any, torch.Tensor], described: Mapping[str, Any]) -> None:
+    with replacing(path) as temporary:
+        shards.write_tensors(temporary, states, described)
 
 
 def _cut(job: Job, numbers: list[int], missing: list[int], scratch: Path, deepest: int) -> None:
@@ -102,7 +110,7 @@ def _cut(job: Job, numbers: list[int], missing: list[int], scratch: Path, deepes
             with safe_open(_depth(scratch, depth), framework="pt") as tensors:
                 for position in job.positions:
                     states[position].append(tensors.get_slice(position)[:, rows].clone())
-        shards.write_tensors(
+        shards.write(
             job.shard(number),
             {p: torch.cat(parts) for p, parts in states.items()},
             {name: values[rows] for name, values in columns.items()},

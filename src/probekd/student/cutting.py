@@ -24,8 +24,8 @@ from probekd.student.kinds.cut import Cut, Reading, put_head, without_norm
 from probekd.student.kinds.decoder import shown
 from probekd.student.load import first_blocks_of, has_classifier, load_tokenizer, usable_length
 from probekd.tasks.base import Example, Task
+from probekd.teacher.architecture import find_norm
 from probekd.teacher.check import TOLERANCE
-from probekd.teacher.load import find_norm
 
 _CHECKED_ROWS = 4
 # As Transformers starts a head.

@@ -72,7 +72,8 @@ class Packing:
         flat = torch.tensor([b for _, branch in rows for b in branch], device=device)
         self._branch, self._position = flat[self.gather], self.positions[self.gather]
         self._last = int(self.positions.max())
-        self._masks: dict[tuple[int | None, torch.dtype, int], Tensor | None] = {}
+        # What ``mask`` made, by what it was asked: the blocks of one kind ask for the same.
+        self.masks: dict[tuple[int | None, torch.dtype, int], Tensor | None] = {}
 
     def within(self, window: int | None) -> bool:
         """Whether a sliding window hides nothing from any token."""
@@ -84,9 +85,9 @@ class Packing:
         None where plain causal attention says the same.
         """
         asked = window, dtype, ahead
-        if asked not in self._masks:
-            self._masks[asked] = self._mask(*asked)
-        return self._masks[asked]
+        if asked not in self.masks:
+            self.masks[asked] = self._mask(*asked)
+        return self.masks[asked]
 
     def _mask(self, window: int | None, dtype: torch.dtype, ahead: int) -> Tensor | None:
         if not ahead and not self._branching and (window is None or self.longest <= window):

@@ -38,6 +38,10 @@ class Batch(Protocol):
         """What must hold while the body runs."""
         ...
 
+    def slim(self) -> None:
+        """Let go of what the next block would make again, since all batches of a streamed pass wait for it together."""
+        ...
+
     def forget(self) -> None:
         """Let go of what was kept of the blocks that ran."""
         ...
@@ -84,6 +88,10 @@ class PackedBatch:
         """See ``Batch``."""
         return packed_attention(teacher.body.config.get_text_config(), self._packing)
 
+    def slim(self) -> None:
+        """See ``Batch``."""
+        self._packing.masks.clear()
+
     def forget(self) -> None:
         """See ``Batch``."""
         if self._packing.records is not None:
@@ -129,6 +137,9 @@ class PaddedBatch:
     def attention(self, teacher: Teacher) -> AbstractContextManager[None]:
         """See ``Batch``."""
         return nullcontext()
+
+    def slim(self) -> None:
+        """See ``Batch``."""
 
     def forget(self) -> None:
         """See ``Batch``."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import uuid
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,8 +101,6 @@ def offloaded(
     Raises:
         ModelError: no stack of blocks is found.
     """
-    import tempfile
-
     import torch
     from accelerate.hooks import remove_hook_from_module
 
@@ -109,17 +110,57 @@ def offloaded(
     stack = find_stack(body, int(options["config"].get_text_config().num_hidden_layers), name)
     path = next(name for name, module in skeleton.named_modules() if module is stack)
     where = {name: place if place == "disk" else device for name, place in _places(skeleton, path).items()}
-    root = cache_dir() / "offload"
-    root.mkdir(parents=True, exist_ok=True)
     # Weights that Transformers converts while loading (experts in one tensor) are written here, as long as we live.
-    folder = tempfile.TemporaryDirectory(dir=root)
-    model, report = family.from_pretrained(**options, device_map=where, offload_folder=folder.name)
+    folder = OffloadFolder(cache_dir() / "offload")
+    model, report = family.from_pretrained(**options, device_map=where, offload_folder=str(folder.path))
     hooks = (getattr(m, "_hf_hook", None) for m in model.modules())
     maps = (getattr(hook, "weights_map", None) for hook in hooks)
     index = next(m.dataset for m in maps if m is not None)
     remove_hook_from_module(model, recurse=True)
     weights = BlockWeights(tensors=index, path=path, dtype=options["dtype"], device=device, folder=folder)
     return model, sorted(report["missing_keys"]), weights
+
+
+class OffloadFolder:
+    """A directory that is gone with this object; one whose process was killed goes when the next is made.
+
+    Args:
+        root: Where these directories lie, each with a lock beside it that its process holds.
+    """
+
+    def __init__(self, root: Path) -> None:
+        from filelock import FileLock
+
+        root.mkdir(parents=True, exist_ok=True)
+        sweep_offloaded(root)
+        self.path = root / uuid.uuid4().hex
+        lock = FileLock(_lock_of(self.path))
+        lock.acquire()
+        self.path.mkdir()
+        self._gone = weakref.finalize(self, _remove_held, self.path, lock)
+
+
+def sweep_offloaded(root: Path) -> None:
+    """Remove the directories of processes that were killed."""
+    from filelock import FileLock, Timeout
+
+    for path in [p for p in root.iterdir() if p.is_dir()] if root.is_dir() else []:
+        lock = FileLock(_lock_of(path), timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            continue
+        _remove_held(path, lock)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+def _remove_held(path: Path, lock: Any) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    _lock_of(path).unlink(missing_ok=True)
+    lock.release()
 
 
 def _places(model: Any, path: str) -> dict[str, str]:
@@ -145,6 +186,9 @@ def weight_bytes(source: Path, dtype: str) -> int:
     from safetensors import safe_open
 
     total = 0
+    if not any(source.glob("*.safetensors")):
+        # The older form does not say its type without being unpickled; models large enough to matter have two bytes.
+        total = sum(file.stat().st_size for file in source.glob("pytorch_model*.bin")) // 2
     for file in source.glob("*.safetensors"):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118

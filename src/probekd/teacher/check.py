@@ -14,10 +14,10 @@ from probekd.errors import ModelError
 from probekd.prompts import Prompt
 from probekd.teacher.batching import Batch, PaddedBatch
 from probekd.teacher.extract import not_finite, vocabulary_logits
-from probekd.teacher.load import Teacher
+from probekd.teacher.load import Teacher, first_line
 from probekd.teacher.packing import Branch, Group, branches_of, common_length, first_read, tree_of
 from probekd.teacher.passes import Work, group_work, run_batch
-from probekd.teacher.streamed import stream_work
+from probekd.teacher.streamed import ending_after, stream_work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,41 +27,58 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 PACKED_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
-def check_pass(teacher: Teacher, prompt: Prompt, label_tokens: Sequence[int] | None) -> None:
+def check_pass(teacher: Teacher, prompt: Prompt) -> None:
     """Compare our pass on one row with Transformers' own ``output_hidden_states`` and logits, before trusting it.
 
     One short forward pass buys certainty about the block stack, the depth convention, the norm and the head of an
-    architecture that no test has met.
+    architecture that no test has met. A streamed teacher is compared as if it ended after as many blocks as it takes to
+    meet every kind, which are read from disk once more.
 
     Raises:
         ModelError: they differ by more than rounding, or a state is not finite; names what and where.
     """
     branch = branches_of(0, prompt)[0]
-    sequence = branch.sequence
-    depths = range(len(teacher.blocks) + 1)
-    ids = torch.tensor([sequence.tokens], device=teacher.device)
+    answer = branch.sequence.answer
+    last = len(teacher.blocks) if teacher.weights is None else _every_kind(teacher)
+    ids = torch.tensor([branch.sequence.tokens], device=teacher.device)
     with torch.inference_mode():
-        theirs = teacher.model(input_ids=ids, output_hidden_states=True)
-        (seen,) = states_of(teacher, [PaddedBatch([branch])])
+        try:
+            with nullcontext() if teacher.weights is None else ending_after(teacher, last):
+                theirs = teacher.model(input_ids=ids, output_hidden_states=True)
+            (seen,) = states_of(teacher, [PaddedBatch([branch])])
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise _unsupported(teacher, f"reading a row fails ({type(error).__name__}: {first_line(error)})") from None
         broken = [depth for depth, hidden in seen.items() if not bool(torch.isfinite(hidden).all())]
         if broken:
             raise not_finite(broken[0], f"row {prompt.id!r}")
-        last = seen[depths[-1]]
+        end = seen[last]
         if teacher.norm is not None:
-            seen[depths[-1]] = teacher.norm(last)
-        pairs = [(f"state at depth {k}", seen[k], theirs.hidden_states[k]) for k in depths]
-        if label_tokens is not None and teacher.whole:
-            labels = torch.tensor(label_tokens, device=teacher.device)
-            ours = vocabulary_logits(teacher, last[:, sequence.answer], labels)
-            pairs.append(("logits of the label tokens", ours, theirs.logits[:, sequence.answer][:, labels]))
-    for what, ours, reference in pairs:
-        error = relative_error(ours, reference)
-        tolerance = TOLERANCE[teacher.config.dtype]
-        if not error <= tolerance:
-            raise ModelError(
-                f"{teacher.name}: our {what} differs from Transformers' own by {error:.1e} (relative; at most {tolerance:.0e} "
-                f"is rounding); the architecture {type(teacher.body).__name__} is not supported"
-            )
+            seen[last] = teacher.norm(end)
+        for depth in range(last + 1):
+            _expect_same(teacher, f"state at depth {depth}", seen[depth], theirs.hidden_states[depth])
+        if teacher.head_weight is not None:
+            _expect_same(teacher, "logits", vocabulary_logits(teacher, end[:, answer]), theirs.logits[:, answer])
+
+
+def _expect_same(teacher: Teacher, what: str, ours: Tensor, theirs: Tensor) -> None:
+    if ours.shape != theirs.shape:
+        raise _unsupported(
+            teacher, f"our {what} has the shape {tuple(ours.shape)}, Transformers' own {tuple(theirs.shape)}"
+        )
+    error = relative_error(ours, theirs)
+    tolerance = TOLERANCE[teacher.config.dtype]
+    if not error <= tolerance:
+        raise _unsupported(
+            teacher,
+            f"our {what} differs from Transformers' own by {error:.1e} (relative; at most {tolerance:.0e} is rounding)",
+        )
+
+
+def _unsupported(teacher: Teacher, why: str) -> ModelError:
+    streamed = "" if teacher.weights is None else " when it is streamed (teacher.memory)"
+    return ModelError(
+        f"{teacher.name}: {why}; the architecture {type(teacher.body).__name__} is not supported{streamed}"
+    )
 
 
 def packable(teacher: Teacher, prompts: Sequence[Prompt]) -> str:

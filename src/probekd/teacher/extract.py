@@ -86,7 +86,8 @@ class Collector:
         self._teacher, self._prompts, self._wanted = teacher, prompts, wanted
         self._progress = progress or Silent()
         self._place = {depth: i for i, depth in enumerate(wanted.depths)}
-        self._last = max(wanted.visited(teacher))
+        # Of a depth that a streamed pass goes through without keeping it, nothing is wanted.
+        self._last = max(wanted.visited(teacher), default=None)
         self._states: dict[Position, Tensor] = {
             p: torch.zeros((len(wanted.depths), n, m, *slots[p], teacher.width), dtype=teacher.dtype)
             for p in wanted.positions
@@ -246,6 +247,8 @@ def vocabulary_logits(teacher: Teacher, hidden: Tensor, tokens: Tensor | None = 
     logits = (normed.to(weight) @ weight.T).float()
     if teacher.head_bias is not None:
         logits = logits + (teacher.head_bias if tokens is None else teacher.head_bias[tokens]).float()
+    if teacher.logit_scale != 1:
+        logits = logits * teacher.logit_scale
     if teacher.softcap:
         logits = torch.tanh(logits / teacher.softcap) * teacher.softcap
     return logits.to(hidden.device)

@@ -14,6 +14,7 @@ from probekd.config import TeacherConfig
 from probekd.errors import ModelError, StoreError
 from probekd.files import cache_dir, file_digest, read_json, write_json
 from probekd.tasks.base import content_hash
+from probekd.teacher.architecture import context_length, find_norm, logit_scale
 from probekd.teacher.blocks import (
     BlockWeights,
     find_stack,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-_NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm")
 # Why a family's GGUF files are not read; Llama's are compared with their safetensors in tests/teacher/test_gguf.py.
 _QWEN = (
     "some releases of Transformers un-permute its queries and keys, which llama.cpp never permuted, and drop its biases"
@@ -54,6 +54,7 @@ class Teacher:
         norm: The final norm, or None where the architecture has none (BERT).
         head_weight: Output embedding of shape (vocabulary, d); None = no output readouts (encoder, or no trained head).
         head_bias: Bias of shape (vocabulary,), or None.
+        logit_scale: What logits are multiplied by (Cohere's ``logit_scale``, one over Granite's ``logits_scaling``).
         softcap: Final logit soft cap (Gemma-2), or None.
         encoder: Bidirectional: batches need an attention mask, ``answer`` is the first token.
         max_length: Context length in tokens.
@@ -70,6 +71,7 @@ class Teacher:
     norm: Any | None
     head_weight: torch.Tensor | None
     head_bias: torch.Tensor | None
+    logit_scale: float
     softcap: float | None
     encoder: bool
     max_length: int
@@ -201,7 +203,7 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(**gguf_source(directory), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{directory}: its tokenizer cannot be loaded: {_first_line(error)}") from None
+        raise ModelError(f"{directory}: its tokenizer cannot be loaded: {first_line(error)}") from None
 
 
 def is_encoder(config: Any) -> bool:
@@ -259,12 +261,22 @@ def load_teacher(config: TeacherConfig | str | Path, *, depth: int | None = None
         norm=find_norm(body),
         head_weight=None if head is None else head.weight,
         head_bias=None if head is None else getattr(head, "bias", None),
+        logit_scale=logit_scale(text_config),
         softcap=getattr(text_config, "final_logit_softcapping", None),
         encoder=encoder,
-        max_length=config.max_length or int(getattr(text_config, "max_position_embeddings", 0) or 2**31),
+        max_length=_max_length(config, context_length(body, text_config)),
         fingerprint=_fingerprint(source, config),
         config=config,
     )
+
+
+def _max_length(config: TeacherConfig, context: int) -> int:
+    if config.max_length is not None and config.max_length > context:
+        raise ModelError(
+            f"{config.model}: teacher.max_length is {config.max_length}, and the model's context ends at {context} tokens; "
+            "lower it, or leave it out"
+        )
+    return config.max_length or context
 
 
 @contextlib.contextmanager
@@ -274,8 +286,9 @@ def _reported(name: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"{name}: cannot be loaded as a teacher: {_first_line(error)}") from None
+    # PyTorch says with an AssertionError that it was built without CUDA.
+    except (OSError, ValueError, KeyError, RuntimeError, AssertionError, ImportError, SafetensorError) as error:
+        raise ModelError(f"{name}: cannot be loaded as a teacher: {first_line(error)}") from None
 
 
 def _load_config(source: Path, config: TeacherConfig) -> Any:
@@ -356,7 +369,7 @@ def gguf_source(source: Path) -> dict[str, Any]:
     try:
         field = GGUFReader(source).fields.get("general.architecture")
     except (ValueError, IndexError, KeyError, OSError) as error:
-        raise ModelError(f"{source}: not a whole GGUF file ({_first_line(error)}); fetch it again") from None
+        raise ModelError(f"{source}: not a whole GGUF file ({first_line(error)}); fetch it again") from None
     family = bytes(field.parts[field.data[0]]).decode() if field else "?"
     if family != "llama":
         raise ModelError(
@@ -366,14 +379,6 @@ def gguf_source(source: Path) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
 
 
-def find_norm(body: Any) -> Any | None:
-    """The final norm, which sits beside the stack of blocks under one of a few names."""
-    owners = [
-        body,
-        *(getattr(body, part) for part in ("decoder", "transformer", "language_model") if hasattr(body, part)),
-    ]
-    return next((getattr(o, n) for o in owners for n in _NORM_NAMES if getattr(o, n, None) is not None), None)
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, without its traceback and its advice."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,6 +12,7 @@ import torch
 from probekd.errors import ModelError
 from probekd.files import replacing
 from probekd.teacher.batching import Batch
+from probekd.teacher.blocks import find_stack
 from probekd.teacher.hooks import entering
 from probekd.teacher.load import Teacher
 from probekd.teacher.passes import BatchVisit, MemoryFullError, Work, run_batch, split
@@ -53,6 +54,7 @@ def stream_work(
                 stack.enter_context(_only(teacher, depth - 1))
             for batch in batches:
                 _one(teacher, batch, depth, before, after, visit)
+                batch.slim()
         for batch in batches:
             batch.forget()
         if depth:
@@ -89,6 +91,41 @@ def _load(file: BinaryIO, batch: Batch, teacher: Teacher) -> Tensor:
 
 def _file(scratch: Path, depth: int) -> Path:
     return scratch / f"{depth:05}.states"
+
+
+@contextmanager
+def ending_after(teacher: Teacher, count: int) -> Iterator[None]:
+    """Have Transformers' own pass end after ``count`` blocks, each in memory while it runs: a reference for ours."""
+    assert teacher.weights is not None
+    stack = find_stack(teacher.body, len(teacher.blocks), teacher.name)
+    config = teacher.body.config.get_text_config()
+    layers = config.num_hidden_layers
+    handles = []
+    with ExitStack() as held:
+
+        def before(number: int) -> Callable[..., None]:
+            def hook(block: Any, _: Any) -> None:
+                assert teacher.weights is not None
+                held.enter_context(teacher.weights.loaded(block, number))
+
+            return hook
+
+        def after(*_: Any) -> None:
+            held.close()
+
+        try:
+            del stack[count:]
+            config.num_hidden_layers = count
+            for number, block in enumerate(stack):
+                handles.append(block.register_forward_pre_hook(before(number)))
+                # Ahead of those that Transformers collects its states with, which need no weights.
+                handles.append(block.register_forward_hook(after))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            stack.extend(teacher.blocks[count:])
+            config.num_hidden_layers = layers
 
 
 @contextmanager

@@ -25,7 +25,8 @@ from probekd.student.kinds.decoder import check_length, pad_right, shown
 from probekd.student.load import load_blocks, load_config, load_tokenizer, usable_length
 from probekd.student.lora import merged, with_adapter
 from probekd.tasks.base import Example, Task
-from probekd.teacher.load import find_norm, quiet_transformers
+from probekd.teacher.architecture import find_norm
+from probekd.teacher.load import quiet_transformers
 
 READING_FILE = "cut.json"
 HEAD_FILE = "head.safetensors"
