@@ -12,6 +12,8 @@ from transformers import (
     BertTokenizer,
     BloomConfig,
     BloomForCausalLM,
+    CohereConfig,
+    CohereForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -22,6 +24,8 @@ from transformers import (
     GPTNeoForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -44,7 +48,7 @@ from probekd.tasks.base import Example
 FAMILIES = ("llama", "llama-tied", "qwen2", "qwen3", "gemma3", "gemma2", "gpt2", "bert")
 CAUSAL = FAMILIES[:-1]
 # Further ways of knowing where a token stands and what it may see, for the tests of packing.
-MORE_CAUSAL = ("mistral", "gpt_neox", "opt", "phi3", "qwen2-window", "mixtral")
+MORE_CAUSAL = ("mistral", "gpt_neox", "opt", "phi3", "qwen2-window", "mixtral", "cohere", "granite")
 # Models that work out by themselves what a token sees, whatever they are told.
 NOT_PACKABLE = ("bloom", "gpt_neo")
 CONTEXT = 256
@@ -123,6 +127,11 @@ def build_model(family: str, vocabulary: int) -> torch.nn.Module:
     if family == "qwen2-window":
         window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
         return Qwen2ForCausalLM(Qwen2Config(**grouped, num_hidden_layers=4, **window))
+    if family == "cohere":
+        return CohereForCausalLM(CohereConfig(**grouped, num_hidden_layers=3, pad_token_id=0, logit_scale=0.25))
+    if family == "granite":
+        scales = {"logits_scaling": 8.0, "embedding_multiplier": 2.0, "residual_multiplier": 0.5}
+        return GraniteForCausalLM(GraniteConfig(**grouped, num_hidden_layers=3, **scales))
     if family == "phi3":
         return Phi3ForCausalLM(Phi3Config(**grouped, num_hidden_layers=3, pad_token_id=0))
     if family == "gpt_neox":

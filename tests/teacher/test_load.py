@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import CAUSAL, FAMILIES, byte_level_tokenizer
-from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
+from tiny import CAUSAL, FAMILIES, byte_level_tokenizer, word_tokenizer
+from transformers import AutoModelForCausalLM, RobertaConfig, RobertaModel, T5Config, T5ForConditionalGeneration
 
 from probekd.config import TeacherConfig
 from probekd.errors import ModelError
@@ -123,6 +123,26 @@ def test_a_model_without_tokenizer(copy: Path) -> None:
         file.unlink()
     with pytest.raises(ModelError, match="tokenizer cannot be loaded"):
         load_teacher(copy)
+
+
+def test_a_longer_context_than_the_models_is_refused(model_dir: ModelDir) -> None:
+    config = TeacherConfig(model=str(model_dir("gpt2")), max_length=257)
+    with pytest.raises(ModelError, match=r"teacher\.max_length is 257, and the model's context ends at 256 tokens"):
+        load_teacher(config)
+
+
+def test_positions_that_are_counted_behind_the_padding_shorten_the_context(tmp_path: Path) -> None:
+    """RoBERTa: of 64 positions, with the padding at 1, 62 are left; one token more has no position."""
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    model = RobertaModel(RobertaConfig(vocab_size=50, max_position_embeddings=64, pad_token_id=1, **size))
+    model.save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
+    teacher = load_teacher(tmp_path)
+    assert teacher.max_length == 62
+    with torch.inference_mode():
+        teacher.body(torch.full((1, 62), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            teacher.body(torch.full((1, 63), 5))
 
 
 def test_dtype_and_max_length_follow_the_config(model_dir: ModelDir) -> None:
