@@ -337,6 +337,31 @@ def test_a_truncated_prompt(
     assert "the prompt is truncated: 20 of its " in out
 
 
+@pytest.mark.parametrize("end", ["right", "left"])
+def test_a_prompt_that_is_cut_before_its_options(
+    end: str, call: Doctor, model_dir: ModelDir, task_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenise = PromptEncoder._tokenise
+
+    def cut(self: PromptEncoder, text: str) -> Any:
+        part = slice(0, 12) if end == "right" else slice(-4, None)
+        return tuple(list(each)[part] for each in tokenise(self, text))
+
+    monkeypatch.setattr(PromptEncoder, "_tokenise", cut)
+    status, out, err = call("--teacher", model_dir("llama"), "--task", task_file())
+    assert status == 1, err
+    assert "the prompt is truncated, or a part of it dropped" in out and "row '" in out
+
+
+def test_decisions_that_do_not_agree_rule_a_mode_out(
+    model_dir: ModelDir, choices: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["probekd.doctor.examine"], "agreement", lambda *_: (7, 10))
+    report = examine(str(model_dir("llama")), choices)
+    assert verdicts(report)["bfloat16"] == "do not use"
+    assert "of 20 decisions 14 agree, and 80% must" in reason(report, "bfloat16")
+
+
 def test_a_prompt_longer_than_the_context(
     call: Doctor, copy: Callable[[str], Path], task_file: Callable[..., Path]
 ) -> None:

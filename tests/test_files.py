@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from probekd.errors import StoreError
-from probekd.files import file_digest, read_json, replacing, write_json, write_text
+from probekd.files import cache_dir, file_digest, read_json, replacing, write_json, write_text
 
 
 def test_a_file_takes_its_place(tmp_path: Path) -> None:
@@ -107,3 +107,10 @@ def test_missing_json(tmp_path: Path) -> None:
 def test_digest_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc" * 10**6)
     assert file_digest(tmp_path / "a") == hashlib.sha256(b"abc" * 10**6).hexdigest()
+
+
+def test_a_cache_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    monkeypatch.setenv("PROBEKD_CACHE", str(tmp_path / "file"))
+    with pytest.raises(StoreError, match=r"is a file, and the cache is a directory; set PROBEKD_CACHE"):
+        cache_dir()

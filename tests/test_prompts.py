@@ -254,6 +254,14 @@ def test_a_listed_row_is_shown_in_each_of_its_orders(encoder: bool) -> None:
     assert len(prompt.option_bytes) == 5
 
 
+def test_a_row_whose_text_begins_with_the_bos_token_is_named(tokenizer: PreTrainedTokenizerFast) -> None:
+    spoilt = replace(COW, question=f"{tokenizer.bos_token}What does a cow eat?")
+    encoder = PromptEncoder(tokenizer, task_of(COW, spoilt))
+    encoder.encode(COW, "listed")
+    with pytest.raises(DataError, match=r"row 'cow': its text holds '<s>'.*take it out of the row"):
+        encoder.encode(spoilt, "listed")
+
+
 def test_a_row_has_no_more_orders_than_there_are(tokenizer: PreTrainedTokenizerFast) -> None:
     encoder = PromptEncoder(tokenizer, task_of(COW, permutations=50))
     assert len({s.order for s in encoder.encode(COW, "listed").sequences}) == 6

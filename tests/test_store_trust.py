@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from probekd.errors import StoreError
 from probekd.extraction import extract
 from probekd.states import StateStore, link_store
 from probekd.tasks.base import Task
+from probekd.teacher.blocks import OffloadFolder
 from probekd.teacher.load import Teacher
 
 ModelDir = Callable[[str], Path]
@@ -199,3 +201,28 @@ def test_a_full_disk_ends_in_a_message_and_the_next_run_goes_on(
             extract(llama, choices, splits=["train"], layouts=["listed"])
     assert [p.name for p in cache_directory.glob("states/*/*")] == [".plan.json"]
     assert extract(llama, choices, splits=["train"], layouts=["listed"]).stores[0].verify() == []
+
+
+def test_a_full_disk_at_the_lock_ends_in_a_message(
+    llama: Teacher, choices: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "touch", full)
+    with pytest.raises(StoreError, match=r"the disk is full.*run the same command again"):
+        extract(llama, choices, splits=["train"], layouts=["listed"])
+
+
+def test_what_a_killed_process_offloaded_goes_with_the_next(tmp_path: Path) -> None:
+    held = OffloadFolder(tmp_path)
+    left = tmp_path / "left"
+    left.mkdir()
+    (left / "weights.dat").write_bytes(b"weights")
+    other = OffloadFolder(tmp_path)
+    assert held.path.is_dir() and other.path.is_dir() and not left.exists()
+    gone = held.path
+    del held
+    assert not gone.exists() and other.path.is_dir()
+    del other
+    assert list(tmp_path.iterdir()) == []

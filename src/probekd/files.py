@@ -31,22 +31,29 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if temporary.is_dir() and path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    except OSError as error:
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if temporary.is_dir() and path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+    except BaseException:
         _remove(temporary)
+        raise
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Say it in a sentence when ``path`` cannot be written; raises StoreError as ``replacing`` does."""
+    try:
+        yield
+    except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(
                 f"the disk is full: {path} could not be written; free some space and run the same command again to go on"
             ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(f"{path} may not be written ({error.strerror}); choose another directory") from None
-        raise
-    except BaseException:
-        _remove(temporary)
         raise
 
 
@@ -122,5 +129,8 @@ def file_digest(path: Path) -> str:
 
 
 def cache_dir() -> Path:
-    """Where states are kept: the variable PROBEKD_CACHE, else ~/.cache/probekd."""
-    return Path(os.environ.get("PROBEKD_CACHE") or Path.home() / ".cache" / "probekd")
+    """Where states are kept: the variable PROBEKD_CACHE, else ~/.cache/probekd; raises StoreError when that is a file."""
+    path = Path(os.environ.get("PROBEKD_CACHE") or Path.home() / ".cache" / "probekd")
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"{path} is a file, and the cache is a directory; set PROBEKD_CACHE to another place")
+    return path

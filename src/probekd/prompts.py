@@ -208,16 +208,26 @@ class PromptEncoder:
             raise DataError(
                 f"row {example.id!r}: the text holds a character of U+10F000..U+10F0FF, which probekd uses as a marker"
             )
-        sequences: tuple[TokenSequence, ...]
+        try:
+            sequences = self._sequences(example, layout)
+        except ModelError:
+            bos = self.tokenizer.bos_token
+            if bos and any(bos in t for t in (example.question, *example.options)):
+                raise DataError(
+                    f"row {example.id!r}: its text holds {bos!r}, which the tokenizer reads as the token that begins a "
+                    "prompt; take it out of the row"
+                ) from None
+            raise
+        option_bytes = tuple(len((self.joiner + o).encode()) for o in example.options)
+        return Prompt(id=example.id, layout=layout, sequences=sequences, option_bytes=option_bytes)
+
+    def _sequences(self, example: Example, layout: Layout) -> tuple[TokenSequence, ...]:
         if layout == "listed":
             number = orders_read(self.task.kind, layout, self.task.prompt)
             orders = option_orders(example.id, len(example.options), number)
-            sequences = tuple(self._listed(example, order) for order in orders)
-        else:
-            prefix = self.context(example, "branched")
-            sequences = tuple(self._branch(prefix, option) for option in example.options)
-        option_bytes = tuple(len((self.joiner + o).encode()) for o in example.options)
-        return Prompt(id=example.id, layout=layout, sequences=sequences, option_bytes=option_bytes)
+            return tuple(self._listed(example, order) for order in orders)
+        prefix = self.context(example, "branched")
+        return tuple(self._branch(prefix, option) for option in example.options)
 
     def context(self, example: Example, layout: Layout) -> str:
         """The prompt's text as the tokenizer is given it, which ``joiner`` and an answer continue."""

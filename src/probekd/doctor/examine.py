@@ -9,7 +9,7 @@ from pathlib import Path
 from probekd.config import TeacherConfig
 from probekd.doctor.compare import agreement, cause, depth_errors, readout_errors
 from probekd.doctor.modes import Plan, packed, padded, pads_left, prefixed, read_sheet
-from probekd.doctor.prompts import Plain, check_bos, check_context, check_labels, check_padding, check_tokens
+from probekd.doctor.prompts import Plain, check_bos, check_context, check_labels, check_padding, check_tokens, find_cut
 from probekd.doctor.reference import Truth, read_reference
 from probekd.doctor.report import Check, ModeResult, Report
 from probekd.doctor.sample import Sheet, choose_rows, sheets_of, tokens_of, with_labels
@@ -23,6 +23,8 @@ from probekd.teacher.load import Teacher, load_teacher, load_tokenizer, resolve_
 
 # Relative to the largest number of the states of a layout, position and depth.
 EXACT, BFLOAT16, GGUF = 1e-4, 5e-2, 1e-3
+# Decisions that must be the reference's, whatever the errors; those of a model near chance are close calls.
+DECISIONS = 0.8
 FLOAT16_LARGEST = 65504
 MODES = ("padded", "packed", "prefix", "streamed", "depth cut", "bfloat16", "GGUF")
 
@@ -154,6 +156,9 @@ class _Exam:
             decisions=sum(total for _, total in counts),
         )
         wrong = [where for where, error in result.judged.items() if not error <= tolerance]
+        if not wrong and result.agree < DECISIONS * result.decisions:
+            why = f"of {result.decisions} decisions {result.agree} agree, and {DECISIONS:.0%} must"
+            return replace(result, verdict="do not use", reason="; ".join(text for text in (why, note()) if text))
         if not wrong:
             return result
         why = cause(readings, self.truths, tolerance)
@@ -218,6 +223,8 @@ def _prompts(encoder: PromptEncoder, number: int, limit: int) -> tuple[tuple[Che
         # The encoder refuses what the check has found already.
         if bos.finding == "fault":
             return (bos,), ()
+        if (cut := find_cut(plain, [*sample, *candidates], layouts)) is not None:
+            return (cut, bos), ()
         raise
     rows = [e for e in sample if lengths[e.id] <= limit]
     longest = max((e for e in candidates if lengths[e.id] <= limit), key=lambda e: lengths[e.id], default=None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from probekd.config import Layout
 from probekd.doctor.report import Check
 from probekd.doctor.sample import Sheet
+from probekd.errors import DataError
 from probekd.prompts import PromptEncoder, orders_read
 from probekd.tasks.base import Example
 from probekd.tasks.orders import option_orders
@@ -106,6 +107,18 @@ def check_tokens(plain: Plain, sheets: Sequence[Sheet]) -> Check:
                 count, number = count + 1, number + len(theirs)
     text = f"{count} sequences of {number} tokens in all are those of the tokenizer"
     return Check(name="tokens", finding="ok", text=text)
+
+
+def find_cut(plain: Plain, rows: Sequence[Example], layouts: Sequence[Layout]) -> Check | None:
+    """The first row whose options or answer the encoder finds no tokens for; None where there is none."""
+    for row in rows:
+        for layout in layouts:
+            try:
+                plain.encoder.encode(row, layout)
+            except DataError as error:
+                text = f"row {row.id!r}, {layout}: the prompt is truncated, or a part of it dropped: {error}"
+                return Check(name="tokens", finding="fault", text=text)
+    return None
 
 
 def _apart(ours: Tokens, theirs: Tokens) -> str:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from probekd.config import Position
 from probekd.extraction import shards
 from probekd.extraction.survey import Survey
-from probekd.files import file_digest, read_json, remove_leftovers, replacing, write_json
+from probekd.files import explained, file_digest, read_json, remove_leftovers, replacing, write_json
 from probekd.progress import Progress
 from probekd.prompts import Prompt
 from probekd.states import FORMAT, seal
@@ -165,7 +165,9 @@ class Job:
         """Fill the store, or wait for the process that does."""
         from filelock import FileLock
 
-        self.lock.parent.mkdir(parents=True, exist_ok=True)
+        with explained(self.lock):
+            self.lock.parent.mkdir(parents=True, exist_ok=True)
+            self.lock.touch()
         with FileLock(self.lock):
             if self.finished:
                 self._tidy()
