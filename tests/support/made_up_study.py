@@ -68,4 +68,5 @@ def _result(
     more: dict[str, Any] = {"teacher_tokens": 1000, "steps": 0, "seconds": 1.5}
     if student:
         more |= {"gate": {"verdict": verdict}, "pool_rows": 900, "target_accuracy": None if pool == "0" else 0.6}
-    return Result.of(record(where, list(probs), answers.tolist(), **more, key="k"))
+    key = "-".join(map(str, where.values()))
+    return Result.of(record(where, list(probs), answers.tolist(), **more, key=key))

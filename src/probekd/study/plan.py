@@ -28,6 +28,11 @@ class Draw:
         """File-safe, for people."""
         return _safe(f"{self.task}-{self.teacher}-{self.budget}-{self.seed}")
 
+    @property
+    def words(self) -> str:
+        """For people who read a sentence."""
+        return f"{self.task}, {self.budget} labels, seed {self.seed}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
