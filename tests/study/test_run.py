@@ -190,9 +190,11 @@ def test_draws_that_cannot_be_fitted_are_said_and_passed_over(tiny_study: Build)
 
 def test_a_study_without_a_draw_says_why(tiny_study: Build) -> None:
     for work in (run_study, gather_study):
-        with pytest.raises(DataError, match=r"no task has 5000 labelled training rows to draw \(there are: texts 40, ch"):
+        with pytest.raises(
+            DataError, match=r"no task has 5000 labelled training rows to draw \(there are: texts 40, ch"
+        ):
             work(tiny_study(budgets=[5000]))
-        with pytest.raises(DataError, match="texts, 4 labels, seed 0: 4 labelled rows are too few .* raise budgets"):
+        with pytest.raises(DataError, match=r"texts, 4 labels, seed 0: 4 labelled rows are too few .* raise budgets"):
             work(tiny_study(budgets=[4]))
     with pytest.raises(StoreError, match="no cell is made yet"):
         gather_study(tiny_study())

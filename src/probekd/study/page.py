@@ -12,7 +12,7 @@ from probekd.config import dump_config
 from probekd.report import charts
 from probekd.report.formats import num, p_value, pct, points, signed, whole_pct
 from probekd.study.comparisons import Comparison
-from probekd.study.config import StudyConfig, student_label, teacher_label
+from probekd.study.config import StudyConfig, teacher_label
 from probekd.study.plan import READERS
 from probekd.study.summary import Mean, Summary
 
@@ -46,7 +46,7 @@ def render(study: StudyConfig, summary: Summary) -> str:
         study=study,
         name=study.name or "study",
         teachers=[teacher_label(t) for t in study.teachers],
-        students=[student_label(s) for s in study.students],
+        students=[s.label for s in study.students],
         summary=summary,
         record_against=record_against(summary),
         definitions=charts.mark_definitions(),

@@ -9,6 +9,7 @@ from typing import Any
 
 from probekd.errors import DataError, ProbeKDError, StoreError
 from probekd.files import write_json, write_text
+from probekd.study.checks import check_students
 from probekd.study.comparisons import write_comparisons
 from probekd.study.config import StudyConfig
 from probekd.study.directory import StudyDirectory
@@ -39,6 +40,7 @@ def run_study(study: StudyConfig, *, watcher: Watcher | None = None) -> Path:
     refused = _refused(shop)
     admitted = [draw for draw in shop.draws() if draw not in refused]
     waiting = [draw for draw in admitted if shop.missing(draw)]
+    check_students(shop, waiting)
     while waiting:
         _say_how_far(shop, admitted)
         busy = [draw for draw in waiting if not _take(shop, draw, admitted)]
