@@ -45,6 +45,8 @@ def test_every_cell_is_a_file_and_everything_is_gathered(tiny_study: Build) -> N
     assert blend["gate"]["verdict"] in ("labels", "logit-kd", "probe-kd")
     table = pq.read_table(study.directory / "results.parquet")
     assert len(table) == len(found)
+    l2 = {(r["method"], r["l2"]) for r in table.to_pylist()}
+    assert {value for method, value in l2 if method == "blend-kd"} <= {0.1, 1.0} and ("probe", None) in l2
     assert set(table["verdict"].to_pylist()) <= {None, "labels", "logit-kd", "probe-kd"}
     text = (study.directory / "results.md").read_text()
     assert "## texts, read by" in text and "probe-kd minus labels" in text
