@@ -150,6 +150,16 @@ def test_nothing_that_was_computed_is_lost_by_gathering(tiny_study: Build, monke
     assert path.read_bytes() == results
 
 
+def test_a_student_with_a_new_name_is_not_trained_again(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tiny_study(seeds=[0], budgets=[12])
+    run_study(study)
+    (study.directory / "results.parquet").unlink()
+    monkeypatch.setattr(run, "make_cells", lambda *a: pytest.fail("every cell has a file, of another name"))
+    named = [study.students[0].model_dump(mode="json", include={"model", "kind", "max_length"}) | {"name": "mine"}]
+    run_study(tiny_study(seeds=[0], budgets=[12], students=named))
+    assert {r.student for r in read_results(study.directory / "results.parquet")} == {"", "mine"}
+
+
 def test_an_interrupted_study_goes_on_where_it_was(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tiny_study(seeds=[0], budgets=[12], name="whole")
     run_study(whole)

@@ -95,8 +95,7 @@ def _gather(shop: Workshop, refused: Mapping[Draw, str]) -> Path:
     if not results:
         raise _nothing(study, refused)
     with directory.held("results", wait=True):  # or what another process adds meanwhile would be lost
-        known = {record["key"]: record for record in (*_kept(directory), *directory.made())}
-        others = [Result.of(record) for key, record in known.items() if key not in results]
+        others = [Result.of(record) for key, record in _known(directory).items() if key not in results]
         write_results(directory.path / RESULTS, results.values(), others)
     found = tuple(results.values())
     summary = summarise(found, refused={d.name: why for d, why in refused.items()}, resamples=study.bootstrap)
@@ -115,20 +114,21 @@ def _nothing(study: StudyConfig, refused: Mapping[Draw, str]) -> ProbeKDError:
     return StoreError(f"{study.directory}: no cell is made yet; run the study first")
 
 
-def _kept(directory: StudyDirectory) -> list[Mapping[str, Any]]:
-    """Records of the cells in the results that are there."""
+def _known(directory: StudyDirectory) -> dict[str, Mapping[str, Any]]:
+    """The record of every cell that was ever made, by key: those in the results that are there, and those with a file."""
     path = directory.path / RESULTS
-    return [r.record for r in read_results(path)] if path.is_file() else []
+    kept = [r.record for r in read_results(path)] if path.is_file() else []
+    return {record["key"]: record for record in (*kept, *directory.made())}
 
 
 def _restore(shop: Workshop) -> None:
-    """Bring cells back from the results, where their files are gone: in a fresh clone there is only what is committed."""
-    kept = {record["key"]: record for record in _kept(shop.directory)}
+    """Give cells back their files: in a fresh clone there is only what is committed, and a student may have a new name."""
+    known = _known(shop.directory)
     for draw in shop.draws():
         for cell in shop.missing(draw):
             key = shop.key(cell)
-            if key in kept:
-                shop.directory.write(cell, key, {**kept[key], "settings": cell.settings()})
+            if key in known:
+                shop.directory.write(cell, key, {**known[key], "settings": cell.settings()})
 
 
 def _take(shop: Workshop, draw: Draw, admitted: Sequence[Draw]) -> bool:
