@@ -70,6 +70,7 @@ def test_one_budget_and_one_seed_are_enough(study: StudyConfig) -> None:
     assert 'class="band ' in render(study.model_copy(update={"methods": ("labels", "probe-kd")}), summary)
     text = markdown(summary)
     assert "| small static | probe-kd | all |" in text
+    assert "| kinds | small static | 100 | all | probe-kd minus labels | accuracy |" in text
     assert "| small static | probe-kd | all | 1 | 0.5 (1) | 2 (1) | 0.003 (1) |" in text and "exactly 0" not in text
 
 

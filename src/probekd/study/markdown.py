@@ -65,6 +65,7 @@ def differences_table(comparisons: Sequence[Comparison]) -> str:
         rows.append(
             [
                 c.task,
+                c.student,
                 str(c.budget),
                 _pool(c.pool),
                 f"{c.a} minus {c.b}",
@@ -73,7 +74,7 @@ def differences_table(comparisons: Sequence[Comparison]) -> str:
                 f"{c.p_holm:.3f}",
             ]
         )
-    return table(("task", "labels", "pool", "methods", "of", "difference, 95% interval", "p (Holm)"), rows)
+    return table(("task", "student", "labels", "pool", "methods", "of", "difference, 95% interval", "p (Holm)"), rows)
 
 
 def choices_table(choices: Sequence[Choices]) -> str:
