@@ -89,6 +89,15 @@ def test_the_summary_has_a_mean_for_every_method_and_panel(tmp_path_factory: pyt
     whole = shares["blend-kd is ahead of every other method", "nll", None]
     parts = [shares["blend-kd is ahead of every other method", "nll", b] for b in (100, 300)]
     assert whole.held == sum(p.held for p in parts) and whole.cells == sum(p.cells for p in parts) == 24
+    choices = {(c.method, c.pool): c for c in summary.choices}
+    assert choices["probe-kd", "0"].chosen == {
+        "alpha": {"0.5": 4, "1": 8},
+        "temperature": {"2": 12},
+        "l2": {"0.003": 4, "0.006": 4, "0.009": 4},
+    }
+    assert set(choices["labels", "0"].chosen) == set(choices["hidden-kd", "all"].chosen) == {"l2"}
+    alone = {place for place, c in choices.items() if c.as_labels}
+    assert ("probe-kd", "0") in alone and not {("labels", "0"), ("hidden-kd", "0"), ("probe-kd", "all")} & alone
     path = tmp_path_factory.mktemp("results") / "results.parquet"
     write_results(path, results)
     again = summarise(read_results(path), refused={"t-100-0": "too few"}, resamples=100)

@@ -36,8 +36,16 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(study: StudyConfig, s
     shown = page.all_text()
     for method in RECIPES:
         assert method in shown
-    for heading in ("Accuracy against labels", "Paired differences", "The gate", "What it cost", "Every figure"):
+    for heading in (
+        "Accuracy against labels",
+        "Paired differences",
+        "The gate",
+        "What the search chose",
+        "What it cost",
+        "Every figure",
+    ):
         assert heading in shown
+    assert "0.5 (4), 1 (8)" in shown and "probe-kd in 8 of 12 cells without a pool" in shown
     assert "made <b>up</b>" in shown and "too <few>" in shown  # as text, not as markup
     assert not {"script", "img", "link"} & {tag for tag, attrs in page.tags if attrs.get("rel") != "icon"}
     assert "http" not in text.replace("http-equiv", "")
@@ -60,7 +68,16 @@ def test_one_budget_and_one_seed_are_enough(study: StudyConfig) -> None:
     few = made_up(tasks=("kinds",), budgets=(100,), seeds=(0,), methods=("labels", "probe-kd"), pools=("all",))
     summary = summarise(few, refused={}, resamples=100)
     assert 'class="band ' in render(study.model_copy(update={"methods": ("labels", "probe-kd")}), summary)
-    assert "| small static | probe-kd | all |" in markdown(summary)
+    text = markdown(summary)
+    assert "| small static | probe-kd | all |" in text
+    assert "| kinds | small static | 100 | all | probe-kd minus labels | accuracy |" in text
+    assert "| small static | probe-kd | all | 1 | 0.5 (1) | 2 (1) | 0.003 (1) |" in text and "exactly 0" not in text
+
+
+def test_a_difference_of_exactly_0_is_explained_where_it_stands(summary: Summary) -> None:
+    text = markdown(summary)
+    after = text[text.index("## Paired differences") : text.index("## What the search chose")]
+    assert "A difference of exactly 0 is no mistake" in after and "blend-kd in 8 of 12 cells without a pool" in after
 
 
 @pytest.mark.slow

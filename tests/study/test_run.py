@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from probekd.errors import DataError, StoreError
 from probekd.metrics import score
 from probekd.study import making, run
 from probekd.study.config import StudyConfig
 from probekd.study.directory import StudyDirectory
 from probekd.study.results import read_results
-from probekd.study.run import run_study
+from probekd.study.run import gather_study, run_study
 from probekd.study.watcher import Quiet
 from probekd.study.workshop import Workshop
 
@@ -44,6 +45,8 @@ def test_every_cell_is_a_file_and_everything_is_gathered(tiny_study: Build) -> N
     assert blend["gate"]["verdict"] in ("labels", "logit-kd", "probe-kd")
     table = pq.read_table(study.directory / "results.parquet")
     assert len(table) == len(found)
+    l2 = {(r["method"], r["l2"]) for r in table.to_pylist()}
+    assert {value for method, value in l2 if method == "blend-kd"} <= {0.1, 1.0} and ("probe", None) in l2
     assert set(table["verdict"].to_pylist()) <= {None, "labels", "logit-kd", "probe-kd"}
     text = (study.directory / "results.md").read_text()
     assert "## texts, read by" in text and "probe-kd minus labels" in text
@@ -118,6 +121,45 @@ def test_cells_come_back_from_the_committed_results(tiny_study: Build, monkeypat
     assert (study.directory / "results.parquet").read_bytes() == results
 
 
+def test_nothing_that_was_computed_is_lost_by_gathering(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, part = (tiny_study(seeds=[0], budgets=budgets) for budgets in ([12, 24], [12]))
+    run_study(whole)
+    path = whole.directory / "results.parquet"
+    results = path.read_bytes()
+    cells = records(whole)
+
+    gather_study(part)  # another config plans less
+    rows = pq.read_table(path).to_pylist()
+    assert len(rows) == len(cells) and {r["budget"] for r in rows if r["planned"]} == {12}
+    assert "24 labels" not in (whole.directory / "results.md").read_text()
+
+    for name in list(cells)[::2]:  # a part of the files is gone
+        (whole.directory / "work" / "cells" / name).unlink()
+    gather_study(whole)
+    assert path.read_bytes() == results and records(whole) == cells
+
+    shutil.rmtree(whole.directory / "work")  # a fresh clone has no files at all
+    gather_study(whole)
+    assert path.read_bytes() == results
+
+    path.unlink()  # and files that no results name yet are not forgotten either
+    gather_study(part)
+    shutil.rmtree(whole.directory / "work")
+    monkeypatch.setattr(run, "make_cells", lambda *a: pytest.fail("every cell is in the results"))
+    run_study(whole)
+    assert path.read_bytes() == results
+
+
+def test_a_student_with_a_new_name_is_not_trained_again(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tiny_study(seeds=[0], budgets=[12])
+    run_study(study)
+    (study.directory / "results.parquet").unlink()
+    monkeypatch.setattr(run, "make_cells", lambda *a: pytest.fail("every cell has a file, of another name"))
+    named = [study.students[0].model_dump(mode="json", include={"model", "kind", "max_length"}) | {"name": "mine"}]
+    run_study(tiny_study(seeds=[0], budgets=[12], students=named))
+    assert {r.student for r in read_results(study.directory / "results.parquet")} == {"", "mine"}
+
+
 def test_an_interrupted_study_goes_on_where_it_was(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tiny_study(seeds=[0], budgets=[12], name="whole")
     run_study(whole)
@@ -143,10 +185,31 @@ def test_an_interrupted_study_goes_on_where_it_was(tiny_study: Build, monkeypatc
 
 
 def test_draws_that_cannot_be_fitted_are_said_and_passed_over(tiny_study: Build) -> None:
+    said: list[str] = []
+
+    class Watched(Quiet):
+        def refused(self, draw: Any, why: str) -> None:
+            said.append(f"{draw.words}: {why}")
+
     study = tiny_study(seeds=[0], budgets=[4, 12])
-    run_study(study)
-    assert {r["settings"]["budget"] for r in records(study).values()} == {12}
-    assert "too few" in (study.directory / "results.md").read_text()
+    for work in (run_study, gather_study):
+        said.clear()
+        work(study, watcher=Watched())
+        assert {r["settings"]["budget"] for r in records(study).values()} == {12}
+        assert "too few" in (study.directory / "results.md").read_text()
+        assert len(said) == 2 and said[0].startswith("texts, 4 labels, seed 0: 4 labelled rows are too few")
+
+
+def test_a_study_without_a_draw_says_why(tiny_study: Build) -> None:
+    for work in (run_study, gather_study):
+        with pytest.raises(
+            DataError, match=r"no task has 5000 labelled training rows to draw \(there are: texts 40, ch"
+        ):
+            work(tiny_study(budgets=[5000]))
+        with pytest.raises(DataError, match=r"texts, 4 labels, seed 0: 4 labelled rows are too few .* raise budgets"):
+            work(tiny_study(budgets=[4]))
+    with pytest.raises(StoreError, match="no cell is made yet"):
+        gather_study(tiny_study())
 
 
 def test_a_held_draw_is_left_to_who_holds_it(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> None:

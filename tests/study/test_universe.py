@@ -13,6 +13,7 @@ from probekd.study import universe as module
 from probekd.study.config import StudyConfig, StudyTask, load_study
 from probekd.study.universe import load_universe
 from probekd.tasks.base import Example, Task, nested_order
+from probekd.tasks.variants import variant_keys
 
 Build = Callable[..., StudyConfig]
 
@@ -68,6 +69,24 @@ def test_without_one_training_rows_are_set_aside(cut: Callable[..., module.Unive
         cut(task(9))
     with pytest.raises(DataError, match="needs a test split"):
         cut(replace(task(60), splits={"train": task(60).splits["train"]}))
+
+
+@pytest.mark.parametrize("train", [60, 200])
+def test_no_row_that_chooses_is_a_variant_of_one_that_is_learnt_from(
+    cut: Callable[..., module.Universe], train: int
+) -> None:
+    def asked(e: Example, number: int) -> Example:
+        words = ("my", "the", "his")[number % 3]
+        return replace(e, question=f"{words} number {number // 3} of all the many things is what kind of thing?")
+
+    whole = task(train, unlabelled=30)
+    splits = {split: tuple(asked(e, n) for n, e in enumerate(rows)) for split, rows in whole.splits.items()}
+    universe = cut(replace(whole, splits={**splits, "test": whole.splits["test"]}))
+    rows = universe.task.rows("train", "unlabelled")
+    keys = variant_keys([*rows, *universe.validation])
+    assert len(set(keys)) < len(keys)  # there are variants, but on one side
+    assert not set(keys[: len(rows)]) & set(keys[len(rows) :])
+    assert len(universe.validation) == 10 and 30 <= len(universe.task.rows("train")) <= 40
 
 
 def test_unlabelled_rows_fill_what_is_left(cut: Callable[..., module.Universe]) -> None:

@@ -67,5 +67,8 @@ def _result(
     where = {**settings, "student": student, "method": method, "pool": pool}
     more: dict[str, Any] = {"teacher_tokens": 1000, "steps": 0, "seconds": 1.5}
     if student:
+        alpha = 1.0 if pool == "0" and where["seed"] else 0.5
+        more |= {"chosen": {"alpha": alpha, "temperature": 2.0, "l2": 0.003 * (1 + where["seed"])}}
         more |= {"gate": {"verdict": verdict}, "pool_rows": 900, "target_accuracy": None if pool == "0" else 0.6}
-    return Result.of(record(where, list(probs), answers.tolist(), **more, key="k"))
+    key = "-".join(map(str, where.values()))
+    return Result.of(record(where, list(probs), answers.tolist(), **more, key=key))

@@ -285,11 +285,8 @@ def study_command(
 
     study = load_study(config, set_ or [])
     try:
-        if only_gather:
-            path = gather_study(study)
-        else:
-            with board(Console(stderr=True)) as watcher:
-                path = run_study(study, watcher=watcher)
+        with board(Console(stderr=True)) as watcher:
+            path = gather_study(study, watcher=watcher) if only_gather else run_study(study, watcher=watcher)
     except KeyboardInterrupt:
         print("\ninterrupted: every finished cell is kept; run the same command again to go on", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from probekd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class Section(BaseModel):
@@ -92,20 +96,39 @@ def validate(model: type[SectionT], values: Mapping[str, Any], source: str) -> S
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            key = ".".join(str(part) for part in problem["loc"])
-            if problem["type"] == "extra_forbidden":
-                known = _fields_at(model, problem["loc"])
-                near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-                lines.append(f"{source}: unknown key {key!r}; {hint}")
-            elif problem["type"] == "missing":
-                lines.append(f"{source}: the key {key!r} is missing")
-            else:
-                message = problem["msg"].removeprefix("Value error, ")
-                lines.append(f"{source}: {key}: {message} (found {problem['input']!r})")
-        raise ConfigError("\n".join(lines)) from None
+        problems = error.errors()
+        lines = [_line(model, problem) for problem in problems if not _follows(problem, problems)]
+        raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def _line(model: type[BaseModel], problem: ErrorDetails) -> str:
+    """What is wrong at which key, and the nearest right one."""
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(model, problem["loc"])
+        return f"unknown key {key!r}; {_meant(problem['loc'][-1], known) or 'known keys: ' + ', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"the key {key!r} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    where = f"{key}: " if key else ""  # a rule about several keys names them itself
+    if isinstance(problem["input"], Mapping | BaseModel):
+        return f"{where}{message}"
+    line = f"{where}{message} (found {problem['input']!r})"
+    choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"]) if problem["type"] == "literal_error" else []
+    hint = _meant(problem["input"], choices)
+    return f"{line}; {hint}" if hint else line
+
+
+def _meant(written: object, known: Sequence[str]) -> str | None:
+    near = difflib.get_close_matches(str(written), known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else None
+
+
+def _follows(problem: ErrorDetails, problems: Sequence[ErrorDetails]) -> bool:
+    """Whether a list is only too short because of its items that are wrong, which have lines of their own."""
+    place = problem["loc"]
+    inside = any(len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in problems)
+    return problem["type"] == "too_short" and inside
 
 
 def dump_config(config: Section) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -51,6 +51,37 @@ class StudyTask(Section):
         return TaskConfig(name=self.name, data_dir=self.data_dir, subjects=self.subjects)
 
 
+class StudyStudent(StudentConfig):
+    """A student of a study: as in a run, but for ``method`` and ``baselines``, which are the study's ``methods``."""
+
+    kind: Literal["head", "label_token", "option_likelihood", "static"] = "head"
+    """As ``student.kind`` of a run, but for ``cut``: that student is made of one run's teacher and probe."""
+    name: str | None = Field(default=None, min_length=1)
+    """Name in results, to tell variants of one checkpoint and kind apart; None = the checkpoint's name and the kind."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _can_be_studied(cls, values: Any) -> Any:
+        """First of all, since a ``cut`` student meets other rules that cannot be kept here."""
+        if isinstance(values, Mapping) and values.get("kind") == "cut":
+            raise ValueError(
+                "kind: cut is made of one run's teacher and probe, and no study trains it; compare it in a run, with "
+                "student.baselines"
+            )
+        return values
+
+    @model_validator(mode="after")
+    def _taught_by_the_study(self) -> Self:
+        if extra := {"method", "baselines"} & self.model_fields_set:
+            raise ValueError(f"remove {sorted(extra)[0]}; the study's methods say what is trained")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Name in results."""
+        return self.name or f"{Path(self.model).name} {self.kind}"
+
+
 class SearchConfig(Section):
     """What is tried for each student, the same for every method; the lowest log-loss on validation rows chooses.
 
@@ -81,8 +112,8 @@ class StudyConfig(Section):
     results_dir: Path = Path("studies/results")
     tasks: tuple[Annotated[StudyTask, BeforeValidator(task_from_name)], ...] = Field(min_length=1)
     teachers: tuple[Annotated[TeacherConfig, BeforeValidator(model_from_name)], ...] = Field(min_length=1)
-    students: tuple[Annotated[StudentConfig, BeforeValidator(model_from_name)], ...] = Field(min_length=1)
-    """Students as in a run, but for ``method`` and ``baselines``, which are the study's ``methods``."""
+    students: tuple[Annotated[StudyStudent, BeforeValidator(model_from_name)], ...] = Field(min_length=1)
+    """Students as in a run, but for ``method`` and ``baselines``, which are the study's ``methods``, and for ``cut`` ones."""
     methods: tuple[Method, ...] = Field(min_length=1)
     budgets: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     """Label budgets; those that a task has not enough rows for are left out."""
@@ -103,12 +134,14 @@ class StudyConfig(Section):
     def _consistent(self) -> Self:
         _distinct("tasks", [task.label for task in self.tasks])
         _distinct("teachers", [teacher_label(teacher) for teacher in self.teachers])
-        _distinct("students", [student_label(student) for student in self.students])
-        for student in self.students:
-            if extra := {"method", "baselines"} & student.model_fields_set:
-                raise ValueError(f"students: remove {sorted(extra)[0]}; the study's methods say what is trained")
+        _distinct("students", [student.label for student in self.students], "; give each a name of its own (name)")
+        if len({student.model_dump_json(exclude={"name"}) for student in self.students}) < len(self.students):
+            raise ValueError("students: two of them differ in their name alone; remove one")
         for key in ("methods", "budgets", "seeds", "pool"):
             _distinct(key, [str(value) for value in getattr(self, key)])
+        idle = [] if any(self.pool) else [method for method in self.methods if _needs_pool(method)]
+        if idle:
+            raise ValueError(f"methods: {idle[0]} needs a pool, and there is none; leave it out, or add all to pool")
         return self
 
     @property
@@ -117,20 +150,21 @@ class StudyConfig(Section):
         return self.results_dir / (self.name or "study")
 
 
-def _distinct(key: str, names: Sequence[str]) -> None:
+def _distinct(key: str, names: Sequence[str], mend: str = "") -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ValueError(f"{key}: {twice[0]} is named twice")
+        raise ValueError(f"{key}: {twice[0]} is named twice{mend}")
+
+
+def _needs_pool(method: Method) -> bool:
+    from probekd.methods import RECIPES  # the schema is printed without it, and without torch
+
+    return RECIPES[method].pool == "needed"
 
 
 def teacher_label(teacher: TeacherConfig) -> str:
     """Name of a teacher in results."""
     return Path(teacher.model).name
-
-
-def student_label(student: StudentConfig) -> str:
-    """Name of a student in results: its checkpoint and kind."""
-    return f"{Path(student.model).name} {student.kind}"
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:

@@ -43,6 +43,11 @@ class StudyDirectory:
         """Keep a cell's record."""
         write_json(self.cell(cell, key), {**record, "key": key, "format": FORMAT})
 
+    def made(self) -> Iterator[dict[str, Any]]:
+        """The record of every cell that has a file, whichever config it was made for."""
+        for path in sorted(self.place("cells", "").glob("*.json")):
+            yield read_json(path)
+
     @contextmanager
     def held(self, name: str, *, wait: bool = False) -> Iterator[bool]:
         """Hold something against other processes; False when another one holds it.

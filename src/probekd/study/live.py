@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from probekd.progress import Progress
-from probekd.study.plan import Cell
+from probekd.study.plan import Cell, Draw
 
 BAR = 24
 
@@ -30,6 +30,10 @@ class Board:
         self.scores: dict[str, list[tuple[str, float]]] = {}
         self.mine = 0
         self.working_since = time.monotonic()
+
+    def refused(self, draw: Draw, why: str) -> None:
+        """See ``Watcher``."""
+        self.console.print(f"refused: {draw.words}: {why}", highlight=False, markup=False, soft_wrap=True)
 
     def planned(self, cells: Mapping[str, tuple[int, int]]) -> None:
         """See ``Watcher``."""

@@ -26,14 +26,14 @@ from probekd.tasks.base import Example
 def make_cells(shop: Workshop, draw: Draw) -> None:
     """Make the cells of a draw that are missing; the caller holds the draw."""
     missing = shop.missing(draw)
-    shop.watcher.began(f"{draw.task}, {draw.budget} labels, seed {draw.seed}: probes and readouts")
+    shop.watcher.began(f"{draw.words}: probes and readouts")
     reading = shop.reading(draw)
     for cell in (c for c in missing if not c.student):
         _write(shop, cell, _reader_record(shop, cell, reading))
     for student in dict.fromkeys(c.student for c in missing if c.student):
         group = Group(shop, draw, student, reading)
         for cell in (c for c in missing if c.student == student):
-            shop.watcher.began(f"{draw.task}, {draw.budget} labels, seed {draw.seed}: {cell.method} ({student})")
+            shop.watcher.began(f"{draw.words}: {cell.method} ({student})")
             _write(shop, cell, group.record(cell))
 
 

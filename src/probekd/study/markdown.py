@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from probekd.study.choices import SEARCHED, Choices, as_labels_note
 from probekd.study.comparisons import Comparison
 from probekd.study.summary import Mean, Share, Summary
 
@@ -15,6 +16,9 @@ def markdown(summary: Summary) -> str:
         some = [m for m in summary.means if (m.task, m.teacher) == place]
         parts += [f"## {place[0]}, read by {place[1]}", "", means_table(some), ""]
     parts += ["## Paired differences", "", differences_table(summary.comparisons), ""]
+    if note := as_labels_note(summary.choices):
+        parts += [note, ""]
+    parts += ["## What the search chose", "", choices_table(summary.choices), ""]
     parts += ["## How often", "", shares_table(summary.shares), ""]
     parts += ["## The gate, and what happened", "", _verdicts_table(summary), ""]
     if summary.refused:
@@ -61,6 +65,7 @@ def differences_table(comparisons: Sequence[Comparison]) -> str:
         rows.append(
             [
                 c.task,
+                c.student,
                 str(c.budget),
                 _pool(c.pool),
                 f"{c.a} minus {c.b}",
@@ -69,7 +74,22 @@ def differences_table(comparisons: Sequence[Comparison]) -> str:
                 f"{c.p_holm:.3f}",
             ]
         )
-    return table(("task", "labels", "pool", "methods", "of", "difference, 95% interval", "p (Holm)"), rows)
+    return table(("task", "student", "labels", "pool", "methods", "of", "difference, 95% interval", "p (Holm)"), rows)
+
+
+def choices_table(choices: Sequence[Choices]) -> str:
+    """Values of each setting and in how many cells each was chosen; empty where there was nothing to choose."""
+    names = [name for name in SEARCHED if any(name in c.chosen for c in choices)]
+    rows = [
+        [c.student, c.method, _pool(c.pool), str(c.cells), *(counted(c.chosen.get(name, {})) for name in names)]
+        for c in choices
+    ]
+    return table(("student", "method", "pool", "cells", *(name.replace("_", " ") for name in names)), rows)
+
+
+def counted(values: Mapping[str, int]) -> str:
+    """Each value with its number of cells."""
+    return ", ".join(f"{value} ({n})" for value, n in values.items())
 
 
 def shares_table(shares: Sequence[Share]) -> str:

@@ -11,8 +11,10 @@ from markupsafe import Markup
 from probekd.config import dump_config
 from probekd.report import charts
 from probekd.report.formats import num, p_value, pct, points, signed, whole_pct
+from probekd.study.choices import SEARCHED, as_labels_note
 from probekd.study.comparisons import Comparison
-from probekd.study.config import StudyConfig, student_label, teacher_label
+from probekd.study.config import StudyConfig, teacher_label
+from probekd.study.markdown import counted
 from probekd.study.plan import READERS
 from probekd.study.summary import Mean, Summary
 
@@ -39,20 +41,29 @@ def render(study: StudyConfig, summary: Summary) -> str:
         loader=ChoiceLoader([PackageLoader("probekd", "study"), PackageLoader("probekd", "report")]),
     )
     environment.filters.update(
-        pct=pct, num=num, points=points, p_value=p_value, signed=signed, words=METRIC_WORDS.get, pool=pool_words
+        pct=pct,
+        num=num,
+        points=points,
+        p_value=p_value,
+        signed=signed,
+        words=METRIC_WORDS.get,
+        pool=pool_words,
+        counted=counted,
     )
     environment.globals.update(mark_of=mark_of, outcome=outcome, drawn=tuple(DRAWN))
     return environment.get_template("study.html.j2").render(
         study=study,
         name=study.name or "study",
         teachers=[teacher_label(t) for t in study.teachers],
-        students=[student_label(s) for s in study.students],
+        students=[s.label for s in study.students],
         summary=summary,
         record_against=record_against(summary),
         definitions=charts.mark_definitions(),
         curves=curves(summary.means),
         differences=differences(summary.comparisons),
         means=means_by_task(summary.means),
+        as_labels=as_labels_note(summary.choices),
+        searched=[name for name in SEARCHED if any(name in c.chosen for c in summary.choices)],
         costs=costs(summary.means),
         readers=READERS,
         config=dump_config(study),

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from probekd.methods import RECIPES
-from probekd.study.config import Pool, StudyConfig, student_label, teacher_label
+from probekd.study.config import Pool, StudyConfig, teacher_label
 
 READERS = ("teacher_output", "probe")
 """Methods of the cells without a student: what the teacher's best output readout and its probe score themselves."""
@@ -27,6 +27,11 @@ class Draw:
     def name(self) -> str:
         """File-safe, for people."""
         return _safe(f"{self.task}-{self.teacher}-{self.budget}-{self.seed}")
+
+    @property
+    def words(self) -> str:
+        """For people who read a sentence."""
+        return f"{self.task}, {self.budget} labels, seed {self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,5 +85,5 @@ def cells(study: StudyConfig, draw: Draw, *, pool_rows: int) -> list[Cell]:
         for method in study.methods:
             learns = RECIPES[method].pool
             admitted = [0] if learns == "never" else [p for p in pools if learns == "optional" or p != 0]
-            found += [Cell(draw=draw, student=student_label(student), method=method, pool=p) for p in admitted]
+            found += [Cell(draw=draw, student=student.label, method=method, pool=p) for p in admitted]
     return found

@@ -18,6 +18,8 @@ from probekd.study.records import Outcomes
 SETTINGS = ("task", "teacher", "student", "method", "pool", "budget", "seed")
 SCORES = ("accuracy", "nll", "brier", "ece", "macro_f1", "n")
 FIGURES = ("target_accuracy", "pool_rows", "teacher_tokens", "steps", "seconds")
+CHOSEN = ("alpha", "temperature", "l2", "learning_rate", "epochs")
+"""What the search chose for a student; a kind of student has some of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,22 +51,40 @@ class Result:
         return Outcomes.from_dict(self.record["outcomes"])
 
     @property
+    def chosen(self) -> Mapping[str, float]:
+        """What the search chose, by ``CHOSEN``; empty for the teacher's readers."""
+        return self.record.get("chosen", {})  # type: ignore[no-any-return]
+
+    @property
     def verdict(self) -> str | None:
         """What the gate said before the student was trained."""
         gate = self.record.get("gate")
         return gate["verdict"] if gate else None
 
 
-def write_results(path: Path, results: Iterable[Result]) -> None:
-    """Write the table; rows in the order of their settings."""
-    ordered = sorted(results, key=lambda r: tuple(getattr(r, name) for name in SETTINGS))
+def write_results(path: Path, planned: Iterable[Result], others: Iterable[Result] = ()) -> None:
+    """Write the table; rows in the order of their settings, the planned ones first.
+
+    Args:
+        path: Where it goes; a table that is there is replaced.
+        planned: Cells of the study as its config is.
+        others: Cells that were made for another config, and are kept for it.
+    """
+    rows = [(r, True) for r in _ordered(planned)] + [(r, False) for r in _ordered(others)]
+    ordered = [r for r, _ in rows]
     columns: dict[str, list[Any]] = {name: [getattr(r, name) for r in ordered] for name in SETTINGS}
+    columns["planned"] = [planned for _, planned in rows]
     columns |= {name: [r.scores[name] for r in ordered] for name in SCORES}
     columns |= {name: [r.record.get(name) for r in ordered] for name in FIGURES}
+    columns |= {name: [r.chosen.get(name) for r in ordered] for name in CHOSEN}
     columns["verdict"] = [r.verdict for r in ordered]
     columns["record"] = [json.dumps(r.record, ensure_ascii=False) for r in ordered]
     with replacing(path) as unfinished:
         pq.write_table(pa.table(columns), unfinished, compression="zstd", compression_level=15)
+
+
+def _ordered(results: Iterable[Result]) -> list[Result]:
+    return sorted(results, key=lambda r: (*(getattr(r, name) for name in SETTINGS), r.record["key"]))
 
 
 def read_results(path: Path) -> list[Result]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from probekd.methods import RECIPES
+from probekd.study.choices import Choices, count_choices
 from probekd.study.comparisons import METRICS, Comparison, Panel, compare_panel, panels, standing
 from probekd.study.plan import READERS
 from probekd.study.results import Result
@@ -82,6 +83,7 @@ class Summary:
     comparisons: tuple[Comparison, ...]
     shares: tuple[Share, ...]
     verdicts: tuple[Verdict, ...]
+    choices: tuple[Choices, ...]
     refused: Mapping[str, str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -97,6 +99,7 @@ def summarise(results: Sequence[Result], *, refused: Mapping[str, str], resample
         comparisons=tuple(c for panel in groups for c in compare_panel(panel, resamples=resamples)),
         shares=tuple(_shares(groups)),
         verdicts=tuple(_verdict(panel) for panel in groups),
+        choices=tuple(count_choices(results)),
         refused=dict(sorted(refused.items())),
     )
 

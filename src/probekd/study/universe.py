@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from probekd.errors import DataError
 from probekd.study.config import StudyConfig, StudyTask
 from probekd.tasks import load_task_from_config
 from probekd.tasks.base import Example, Task, content_hash, nested_order, task_content
+from probekd.tasks.variants import variant_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +70,17 @@ def load_universe(task: StudyTask, study: StudyConfig) -> Universe:
     validation = sorted(
         (e for e in whole.rows("validation") if e.answer is not None), key=lambda e: content_hash(0, e.id)
     )
+    unlabelled = whole.rows("unlabelled")
     if validation:
         labelled = labelled[: study.rows]
     else:
-        kept = min(study.rows, len(labelled) - study.search.rows)
-        labelled, validation = labelled[: max(kept, 0)], labelled[max(kept, 0) :]
+        labelled, unlabelled, validation = set_aside(labelled, unlabelled, rows=study.rows, wanted=study.search.rows)
     if not labelled:
         raise DataError(
-            f"{where}: no validation split, and too few training rows to set {study.search.rows} aside; lower search.rows"
+            f"{where}: no validation split, and too few training rows to set {study.search.rows} aside (variants of a "
+            "question stay together); lower search.rows"
         )
-    unlabelled = whole.rows("unlabelled")[: study.rows - len(labelled)]
+    unlabelled = unlabelled[: study.rows - len(labelled)]
     most = task.test or study.test
     test = whole.rows("test")
     if most is not None and len(test) > most:
@@ -91,3 +93,35 @@ def load_universe(task: StudyTask, study: StudyConfig) -> Universe:
     }
     cut = replace(whole, splits={name: rows for name, rows in splits.items() if rows})
     return Universe(task=cut, validation=tuple(validation[: study.search.rows]))
+
+
+def set_aside(
+    labelled: Sequence[Example], unlabelled: Sequence[Example], *, rows: int, wanted: int
+) -> tuple[list[Example], list[Example], list[Example]]:
+    """Split off rows that choose, such that none of them is a variant of one that is learnt from.
+
+    Rows that a model has seen reworded would choose what recalls best. So the first labelled rows are learnt from, with
+    their variants, and as few of them as leave enough others aside.
+
+    Args:
+        labelled: In the order in which fewer of them are taken.
+        unlabelled: Rows without an answer.
+        rows: At most so many labelled rows are learnt from.
+        wanted: So many are set aside, or no row is left to learn from.
+
+    Returns:
+        What is learnt from, what is unlabelled, and what is set aside, each in its order.
+    """
+    keys = variant_keys([*labelled, *unlabelled])
+    mine, others = keys[: len(labelled)], keys[len(labelled) :]
+    for kept in range(min(rows, len(labelled)), -1, -1):
+        learnt = set(mine[:kept])
+        aside = {key for key in mine if key not in learnt}
+        if sum(key in aside for key in mine) >= wanted:
+            break
+    pairs = list(zip(labelled, mine, strict=True))
+    return (
+        [e for e, key in pairs if key in learnt][:rows],
+        [e for e, key in zip(unlabelled, others, strict=True) if key not in aside],
+        [e for e, key in pairs if key in aside],
+    )

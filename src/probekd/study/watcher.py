@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from probekd.progress import Progress, Silent
-from probekd.study.plan import Cell
+from probekd.study.plan import Cell, Draw
 
 
 class Watcher(Protocol):
@@ -16,6 +16,9 @@ class Watcher(Protocol):
     def progress(self) -> Progress:
         """For long work inside a cell."""
         ...
+
+    def refused(self, draw: Draw, why: str) -> None:
+        """A draw that nothing can be fitted to; its cells are not made."""
 
     def planned(self, cells: Mapping[str, tuple[int, int]]) -> None:
         """How many cells of each task are made, and how many there are; other processes make cells too."""
@@ -31,6 +34,9 @@ class Quiet:
     """The default in Python: says nothing."""
 
     progress: Progress = Silent()
+
+    def refused(self, draw: Draw, why: str) -> None:
+        """Do nothing."""
 
     def planned(self, cells: Mapping[str, tuple[int, int]]) -> None:
         """Do nothing."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from probekd.config import StudentConfig
 from probekd.errors import DataError
 from probekd.methods import Evidence, ViewName, views_of
 from probekd.probes.folds import assign_folds
-from probekd.study.config import StudyConfig, student_label, teacher_label
+from probekd.study.config import StudyConfig, StudyStudent, teacher_label
 from probekd.study.directory import StudyDirectory
 from probekd.study.embeddings import embeddings_of
 from probekd.study.learners import Learner, StaticLearner, TrainedLearner
@@ -55,7 +54,7 @@ class Workshop:
     def learner(self, task: str, student: str) -> Learner:
         """A student in front of a task."""
         if (task, student) not in self._learners:
-            config = self._student(student)
+            config = self.student(student)
             frozen = StaticLearner(
                 vectors=embeddings_of(self.universe(task), config, self.directory, self.watcher.progress),
                 config=config,
@@ -75,8 +74,9 @@ class Workshop:
             )
         return self._learners[task, student]
 
-    def _student(self, label: str) -> StudentConfig:
-        return {student_label(s): s for s in self.study.students}[label]
+    def student(self, label: str) -> StudyStudent:
+        """A student's config by its name in results."""
+        return {s.label: s for s in self.study.students}[label]
 
     def draws(self) -> list[Draw]:
         """Every draw of the study."""
@@ -120,11 +120,11 @@ class Workshop:
         """Hash of all that decides what becomes of a cell."""
         if not cell.student:
             return content_hash(self.draw_key(cell.draw), cell.method)[:24]
-        student = self._student(cell.student)
+        student = self.student(cell.student)
         return content_hash(
             self.draw_key(cell.draw),
             self._fingerprint(student.model, student.revision),
-            student.model_dump_json(exclude={"model", "revision"}),
+            student.model_dump_json(exclude={"model", "revision", "name"}),
             self.study.search.model_dump_json(),
             cell.method,
             cell.pool,

@@ -1,0 +1,77 @@
+"""What is wrong with a student is found before the teacher reads anything."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import T5Config
+
+from probekd.config import ProbeConfig
+from probekd.errors import ConfigError, DataError, ModelError
+from probekd.study import run
+from probekd.study.checks import state_counts
+from probekd.study.config import StudyConfig
+from probekd.study.run import run_study
+from probekd.tasks.base import Example
+
+Build = Callable[..., StudyConfig]
+ModelDir = Callable[[str], Path]
+
+
+@pytest.fixture
+def refuses(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """The message of a study that ends before it has begun."""
+
+    def check(error: type[Exception], student: dict[str, Any], **changes: Any) -> str:
+        monkeypatch.setattr(run, "make_cells", lambda *a: pytest.fail("the teacher would read now"))
+        study = tiny_study(students=[student], seeds=[0], budgets=[12], **changes)
+        with pytest.raises(error) as found:
+            run_study(study)
+        assert not (study.directory / "work" / "readings").exists()
+        return str(found.value)
+
+    return check
+
+
+def test_a_checkpoint_that_is_no_student(refuses: Callable[..., str], model_dir: ModelDir, tmp_path: Path) -> None:
+    path = shutil.copytree(model_dir("bert"), tmp_path / "t5")
+    T5Config(d_model=8, num_layers=1).save_pretrained(path)
+    for kind in ("static", "head", "option_likelihood"):
+        assert "t5 is an encoder-decoder" in refuses(ModelError, {"model": str(path), "kind": kind})
+    assert "bert is not a decoder" in refuses(ModelError, {"model": str(model_dir("bert")), "kind": "label_token"})
+
+
+def test_rows_that_do_not_fit(refuses: Callable[..., str], model_dir: ModelDir) -> None:
+    student = {"model": str(model_dir("llama")), "kind": "label_token", "max_length": 8}
+    assert "study task texts, student" in refuses(DataError, student)
+
+
+def test_hidden_states_of_other_texts(refuses: Callable[..., str], model_dir: ModelDir, tiny_study: Build) -> None:
+    choices = tiny_study().model_dump(mode="json")["tasks"][1:]
+    student = {"model": str(model_dir("llama")), "kind": "label_token", "max_length": 512}
+    message = refuses(ConfigError, student, tasks=choices, methods=["labels", "hidden-kd"])
+    assert "hidden-kd matches" in message and "of kind label_token reads a row in 1 text(s)" in message
+
+
+@pytest.mark.parametrize(
+    ("positions", "choice", "text"),
+    [(None, 3, 1), (("answer",), 1, 1), (("option_end",), 3, 3), (("answer", "option_end"), 3, 1)],
+)
+def test_how_many_states_are_matched(positions: Any, choice: int, text: int) -> None:
+    row = [Example(id="a", question="?", options=("a", "b", "c"), answer=0)]
+    probe = ProbeConfig(positions=positions)
+    assert (state_counts(row, "multiple_choice", probe), state_counts(row, "classification", probe)) == (
+        [choice],
+        [text],
+    )
+
+
+def test_only_what_is_missing_is_checked(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tiny_study(seeds=[0], budgets=[12])
+    run_study(study)
+    monkeypatch.setattr("probekd.study.checks.kind_named", lambda name: pytest.fail("every cell is there"))
+    run_study(study)
