@@ -109,7 +109,8 @@ class StudentConfig(Section):
     report_to: tuple[Tracker, ...] = ()
     """Experiment trackers that losses are sent to."""
     alpha: float = Field(default=0.5, ge=0, le=1)
-    """Weight of the gold label's cross-entropy on labelled rows in the KD methods; pool rows have none."""
+    """Weight of the gold label's cross-entropy on labelled rows in the KD methods and ``label-smoothing``; pool rows have
+    none."""
     divergence: DivergenceName = "forward_kl"
     """Of the student from its target, in the KD methods."""
     temperature: float = Field(default=1.0, gt=0)
