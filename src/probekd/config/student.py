@@ -99,7 +99,8 @@ class StudentConfig(Section):
     batch_size: int = Field(default=16, ge=1)
     """Rows a step, over all processes; in multiple choice a row is all of its options."""
     gradient_accumulation: int = Field(default=1, ge=1)
-    """Parts in which each process computes its rows of a step, to save memory; the step stays the same."""
+    """Parts in which each process computes its rows of a step, to save memory; the step stays the same, but for the masks
+    of dropout, which each part draws anew."""
     gradient_checkpointing: bool = False
     """Compute activations anew in the backward pass, to save memory."""
     bf16: bool = False
@@ -129,6 +130,14 @@ class StudentConfig(Section):
         methods = {self.method, *self.baselines}
         if "self-train" in methods and "labels" not in methods:
             raise ValueError("baselines: self-train learns from the student of labels; add labels to them")
+        return self
+
+    @model_validator(mode="after")
+    def _factors_beside_weights_that_learn(self) -> Self:
+        if self.lora is not None and self.kind == "static":
+            raise ValueError(
+                "lora: a student of kind static trains no network that factors could stand beside; leave it out"
+            )
         return self
 
     @model_validator(mode="after")
