@@ -52,6 +52,16 @@ def test_every_kind_of_student_matches_states(
     assert epochs[-1].loss < epochs[0].loss or kind == "static"
 
 
+@pytest.mark.parametrize("kinds", [("option_likelihood", "label_token"), ("label_token", "option_likelihood")])
+def test_another_kind_of_student_has_the_pool_read_where_it_reads(
+    make: Callable[..., Workspace], kinds: tuple[str, str]
+) -> None:
+    made = make(kinds[0], "multiple_choice", "qwen2")
+    run_stages(made.load())
+    run_stages(made.load(f"student.kind={kinds[1]}"), resume=True)
+    assert history(made)
+
+
 def test_a_decoder_with_a_head_and_factors_does_too(make: Callable[..., Workspace]) -> None:
     made = make("head", "classification", "qwen2")
     made.config["student"]["lora"] = {"rank": 2, "targets": ["q_proj"]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probekd.config import RunConfig
+from probekd.config import ProbeConfig, StudentConfig
 from probekd.methods.hidden import check_place
 from probekd.student.cutting import check_reader
 from probekd.student.fit import check_steps
@@ -11,24 +11,24 @@ from probekd.tasks.base import Task
 from probekd.teacher.load import quiet_transformers
 
 
-def check_students(config: RunConfig, task: Task, *, matching: bool) -> None:
-    """Raise what would else be raised when the students are trained, by the same code where it can be.
+def check_student(config: StudentConfig, task: Task, probe: ProbeConfig, *, matching: bool) -> None:
+    """Raise what would else be raised when students are trained, by the same code where it can be.
 
     Args:
-        config: The run's.
+        config: The students'; ``model`` is a checkpoint.
         task: Kind, labels, prompt and worked examples.
+        probe: What will be tried.
         matching: Whether a student learns to match the teacher's states.
 
     Raises:
         ConfigError: options that the students cannot follow.
         ModelError: an architecture that the kind of student cannot use, or a checkpoint without a tokenizer.
     """
-    student = config.student
-    if student.kind != "static":  # which takes no steps
-        check_steps(student)
+    if config.kind != "static":  # which takes no steps
+        check_steps(config)
     with quiet_transformers():
-        ready = kind_named(student.kind).prepare(student.model, task, student)
-    if student.kind == "cut":  # which reads what the probe will choose to read, and so what can be matched
-        check_reader(task, config.probe, student)
+        ready = kind_named(config.kind).prepare(config.model, task, config)
+    if config.kind == "cut":  # which reads what the probe will choose to read, and so what can be matched
+        check_reader(task, probe, config)
     elif matching:
-        check_place(task, config.probe, options=ready.reads_options)
+        check_place(task, probe, options=ready.reads_options)
