@@ -89,6 +89,19 @@ def test_a_cascade_says_who_answered_and_what_it_promises(call: Call, done: Work
     assert status == 2 and "agreement 1.5: must lie between 0 and 1" in err
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--agreement", "0.5"), ("--confidence", "0.95"), ("--held-out", "test.csv")]
+)
+def test_what_only_a_cascade_can_follow_is_refused_without_one(
+    call: Call, done: Workspace, tmp_path: Path, option: str, value: str
+) -> None:
+    out_file = tmp_path / "out.csv"
+    asked = ("predict", done.run / "student", "--input", done.root / "test.csv", "--output", out_file)
+    status, _, err = call(*asked, option, value)
+    assert status == 2 and f"{option}: the student answers every row without --cascade" in err
+    assert not out_file.exists()
+
+
 def test_targets_go_out_as_a_dataset(call: Call, done: Workspace, tmp_path: Path) -> None:
     from datasets import load_dataset
 

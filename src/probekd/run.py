@@ -14,7 +14,7 @@ from probekd.metrics import Scores
 from probekd.progress import Progress, Silent
 from probekd.rundir import RunDirectory, stage_key
 from probekd.stages import Run, do_distill, do_evaluate, do_extract, do_label, do_probe, do_report
-from probekd.supervision import students_of
+from probekd.supervision import matches_states, students_of
 from probekd.tasks.base import Example, task_content
 from probekd.teacher.load import model_fingerprint, resolve_model
 
@@ -39,6 +39,11 @@ def _model_inputs(model: str, revision: str | None) -> str:
     return model_fingerprint(resolve_model(model, revision))
 
 
+def _what_is_matched(config: RunConfig) -> Sequence[object]:
+    """What decides which states of the pool are read to be matched, if any are."""
+    return (config.student.kind, config.student.depth) if matches_states(config) else ()
+
+
 STAGES: tuple[Stage, ...] = (
     Stage(
         "extract",
@@ -59,7 +64,11 @@ STAGES: tuple[Stage, ...] = (
             _model_inputs(run.config.student.model, run.config.student.revision),
         ),
     ),
-    Stage("label", do_label, lambda run: (sorted(students_of(run.config)), run.config.student.method)),
+    Stage(
+        "label",
+        do_label,
+        lambda run: (sorted(students_of(run.config)), run.config.student.method, *_what_is_matched(run.config)),
+    ),
     Stage("distill", do_distill, lambda run: (run.config.student.model_dump_json(exclude=SAME_STUDENT),)),
     Stage("evaluate", do_evaluate, lambda run: (run.config.evaluate.model_dump_json(),)),
     Stage("report", do_report, lambda run: ()),
@@ -89,29 +98,41 @@ def run_stages(
     """
     path = config.runs_dir / (config.name or "run")
     run = Run(RunDirectory(path), config, progress or Silent())
-    _check_inputs(run)  # before anything is written
+    keys = _check_inputs(run)  # before anything is written
     if only not in (None, STAGES[0].name) and not (path / "run.json").is_file():
         raise StoreError(f"{path}: there is no run yet; begin with  probekd {STAGES[0].name}, or  probekd run")
     with run.directory.locked():
         RunDirectory.prepare(config, resume=resume)
-        _run_locked(run, only, say)
+        _run_locked(run, keys, only, say)
     return path
 
 
-def _check_inputs(run: Run) -> None:
-    """Everything that can be wrong with the input and is cheap to find out."""
+def _check_inputs(run: Run) -> dict[str, str]:
+    """Everything that can be wrong with the input and is cheap to find out; returns the key of each stage."""
     from probekd.probes.folds import assign_folds
+    from probekd.student.checks import check_student
 
-    resolve_model(run.config.teacher.model, run.config.teacher.revision)
-    resolve_model(run.config.student.model, run.config.student.revision)
-    assign_folds(run.drawn.rows("train"), run.drawn.kind, folds=run.config.probe.folds, seed=run.config.seed)
+    config = run.config
+    resolve_model(config.teacher.model, config.teacher.revision)
+    resolve_model(config.student.model, config.student.revision)
+    assign_folds(run.drawn.rows("train"), run.drawn.kind, folds=config.probe.folds, seed=config.seed)
     _ = run.eval_splits
+    keys = _keys(run)
+    # Students that are there already need nothing any more, such as a tracker that is not on this machine.
+    if not (run.path / "run.json").is_file() or run.directory.key_of("distill") != keys["distill"]:
+        check_student(config.student, run.drawn, config.probe, matching=matches_states(config))
+    return keys
 
 
-def _run_locked(run: Run, only: str | None, say: Callable[[str, str], None]) -> None:
+def _keys(run: Run) -> dict[str, str]:
+    """Key of each stage."""
     keys: dict[str, str] = {}
     for stage in STAGES:
         keys[stage.name] = stage_key(stage.name, next(reversed(keys.values()), ""), *stage.inputs(run))
+    return keys
+
+
+def _run_locked(run: Run, keys: Mapping[str, str], only: str | None, say: Callable[[str, str], None]) -> None:
     worked = []
     for stage in STAGES:
         done = run.directory.is_done(stage.name, keys[stage.name])

@@ -256,7 +256,7 @@ def do_label(run: Run) -> Mapping[str, Any]:
     states, pool = run.stored("extract"), None
     if run.task.rows("unlabelled"):
         pool = run.read_chosen(("unlabelled",), said=words_needed(run.config, run.outputs))
-        place = place_matched(run.config, run.probe)
+        place = place_matched(run.config, run.task, run.probe)
         if place is not None:
             pool += run.read(("unlabelled",), **place.wanted)
         states += pool
@@ -295,7 +295,7 @@ def _train(run: Run, method: Method, place: str) -> None:
         task = replace(task, splits={name: rows for name, rows in task.splits.items() if name != "unlabelled"})
     hidden = None
     if recipe.hidden:
-        where = place_matched(run.config, run.probe)
+        where = place_matched(run.config, run.task, run.probe)
         assert where is not None
         hidden = where.by_row(run.stored("extract", "label"), task.rows("train", "unlabelled"))
     blocks = run.path / ".parts" / f"{method}-start"

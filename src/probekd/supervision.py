@@ -44,9 +44,16 @@ def words_needed(config: RunConfig, outputs: Mapping[Care, OutputReadout]) -> tu
     return tuple(dict.fromkeys(outputs[care].layout for care in cares_of(views_of(students_of(config)))))
 
 
-def place_matched(config: RunConfig, probe: Probe) -> HiddenPlace | None:
+def matches_states(config: RunConfig) -> bool:
+    """Whether a student learns to match the teacher's states."""
+    return any(RECIPES[m].hidden for m in students_of(config))
+
+
+def place_matched(config: RunConfig, task: Task, probe: Probe) -> HiddenPlace | None:
     """Where states are matched, if a student learns to match any."""
-    return hidden_place(probe) if any(RECIPES[m].hidden for m in students_of(config)) else None
+    from probekd.student.start import reads_options
+
+    return hidden_place(probe, options=reads_options(config.student, task, probe)) if matches_states(config) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from probekd.errors import StoreError
 
-SOURCES = ("oof", "pooled", "gold")
+SOURCES = ("oof", "pooled", "gold", "smoothed")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -29,7 +29,8 @@ class SoftTargets:
         ids: Row ids.
         splits: Split of each row: train (labelled) or unlabelled.
         logits: Calibrated log-odds of each row, shape (k_i,); softmax of them is the target at temperature 1.
-        sources: ``oof`` (from a probe that never saw the row), ``pooled`` (mean of the fold probes) or ``gold``.
+        sources: ``oof`` (from a probe that never saw the row), ``pooled`` (mean of the fold probes), ``gold`` (its label),
+            or ``smoothed`` (its label with a share spread over the options).
         folds: Fold that the row was held out in; -1 where there is none.
     """
 

@@ -25,7 +25,9 @@ def test_gold_targets_are_of_labelled_rows_alone(evidence_of: Build) -> None:
 
 def test_smoothing_spreads_over_a_rows_own_options(evidence_of: Build) -> None:
     evidence, _ = evidence_of()
-    for e, p in zip(evidence.labelled, RECIPES["label-smoothing"].make(evidence).probs, strict=True):
+    made = RECIPES["label-smoothing"].make(evidence)
+    assert made.ids == tuple(e.id for e in evidence.labelled) and set(made.sources) == {"smoothed"}
+    for e, p in zip(evidence.labelled, made.probs, strict=True):
         share = SMOOTHING / len(e.options)
         assert sorted(p) == pytest.approx([share] * (len(e.options) - 1) + [1 - SMOOTHING + share])
         assert p.argmax() == e.answer

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from probekd.config import TeacherConfig
+from probekd.methods import RECIPES
 from probekd.metrics import Scores
 from probekd.student import Student
 from probekd.student.card import Results, complete_cards, escaped, model_card
@@ -35,6 +36,7 @@ def scores(accuracy: float) -> Scores:
 
 RESULTS = Results(
     who="student",
+    method="probe-kd",
     teacher=Origin(name="org/big", licence="llama3"),
     scores={
         "test": {
@@ -69,7 +71,25 @@ def test_figures_are_those_of_the_run(kinds_student: Student) -> None:
     assert f"on {info.num_labels_used} labelled" in text
     baseline = model_card(replace(info, method="labels"), kinds_student.model, replace(RESULTS, who="student:labels"))
     assert "It learned from the labels alone." in baseline and "org/big" not in baseline
-    assert "| a student trained by the main method | 0.760 |" in baseline
+    assert "| a student trained by probe-kd | 0.760 |" in baseline
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_a_teacher_and_its_licence_are_named_where_it_took_part(kinds_student: Student, method: str) -> None:
+    info = replace(kinds_student.info, method=method, num_pool_rows=48 if method == "self-train" else 0)
+    card = ModelCard(model_card(info, kinds_student.model, RESULTS))
+    taught = method not in ("labels", "label-smoothing", "self-train")
+    for sign in ("org/big", "llama3", "What its teacher gets wrong", "may say what models that learn from it"):
+        assert (sign in card.text) == taught, sign
+    assert ("knowledge-distillation" in card.data.tags) == taught
+    assert ("what a student of the labels said of the rest" in card.text) == (method == "self-train")
+    assert ("It learned from the labels alone." in card.text) == (method in ("labels", "label-smoothing"))
+
+
+def test_a_method_of_someones_own_is_taken_to_have_a_teacher(kinds_student: Student) -> None:
+    assert "Its teacher was org/big." in model_card(
+        replace(kinds_student.info, method="mine"), kinds_student.model, RESULTS
+    )
 
 
 def test_a_card_without_results_says_so(kinds_student: Student) -> None:

@@ -348,7 +348,7 @@ def test_hidden_states_are_learnt_and_the_projection_is_thrown_away(
 
 def test_states_must_go_with_the_texts_that_a_student_reads(which: Task, config: StudentConfig) -> None:
     states = {e.id: np.ones(4) for e in which.rows("train", "unlabelled")}
-    with pytest.raises(DataError, match=r"row 'train0': 1 teacher state\(s\) for the \d text\(s\)"):
+    with pytest.raises(DataError, match=r"row 'train0': 1 teacher state\(s\) for the \d by which a student"):
         distill(config.model, which, None, hidden=states, method="hidden-kd", config=config)
 
 

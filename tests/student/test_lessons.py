@@ -8,7 +8,10 @@ import pytest
 
 from probekd.config import StudentConfig
 from probekd.errors import ConfigError, DataError
+from probekd.methods import RECIPES, Evidence
+from probekd.methods.single import SMOOTHING
 from probekd.student.lessons import gold_lessons, soft_lessons, standardised, with_states
+from probekd.student.linear import mixture
 from probekd.student.losses import RowWeights
 from probekd.targets import SoftTargets
 from probekd.tasks.base import Example
@@ -62,6 +65,17 @@ def test_a_target_that_is_the_gold_label_teaches_that_alone() -> None:
         found = soft_lessons(ROWS, targets, config, "task")
         assert found["a"].weights == RowWeights(gold=1.0, soft=0.0) and found["a"].answer == 1
         assert found["b"].weights == RowWeights(gold=0.0, soft=1.0)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_a_smoothed_label_is_taught_with_the_share_that_alpha_leaves(alpha: float) -> None:
+    row = replace(ROWS[1], answer=2)
+    evidence = Evidence(labelled=(row,), pool=(), folds=np.array([-1]), views={})
+    config = CONFIG.model_copy(update={"alpha": alpha})
+    lesson = soft_lessons([row], RECIPES["label-smoothing"].make(evidence), config, "task")["b"]
+    weight, told = mixture(lesson, 1.0)
+    share = (1 - alpha) * SMOOTHING / 3
+    assert weight == pytest.approx(1) and told == pytest.approx([share, share, 1 - 2 * share])
 
 
 def test_reverse_kl_refuses_a_target_that_rules_an_option_out() -> None:

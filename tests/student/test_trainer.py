@@ -169,7 +169,7 @@ def test_hidden_states_are_matched_option_by_option(tiny_bert: Path, loss: str) 
         for row in ragged(student)
     ]
     with seeded(1):
-        match = HiddenMatch(network, 6, HiddenConfig(loss=loss, weight=0.7))
+        match = HiddenMatch(student, 6, HiddenConfig(loss=loss, weight=0.7))
     objective = Objective(student, divergence=DIVERGENCES["forward_kl"], temperature=1.0, match=match)
     plain = Objective(student, divergence=DIVERGENCES["forward_kl"], temperature=1.0)
     with torch.no_grad():

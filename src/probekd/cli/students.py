@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,16 @@ def _backend(name: str) -> Backend:
     raise ConfigError(f"--backend {name}: unknown; it is one of {', '.join(get_args(Backend))}")
 
 
+def _refuse_alone(options: Mapping[str, object]) -> None:
+    """Raise ConfigError where an option of the cascade is given without one."""
+    from probekd.errors import ConfigError
+
+    if given := [name for name, value in options.items() if value is not None]:
+        raise ConfigError(
+            f"{given[0]}: the student answers every row without --cascade; add --cascade RUN_DIR, or leave it out"
+        )
+
+
 def predict(
     student: StudentArgument,
     input_: Annotated[Path, typer.Option("--input", help="Rows: CSV, JSONL or Parquet.")],
@@ -56,9 +67,12 @@ def predict(
         ),
     ] = None,
     agreement: Annotated[
-        float, typer.Option(help="With --cascade: share of the student's answers that must be the probe's.")
-    ] = 0.95,
-    confidence: Annotated[float, typer.Option(help="With --cascade: confidence with which they are.")] = 0.95,
+        float | None,
+        typer.Option(help="With --cascade: share of the student's answers that must be the probe's; default: 0.95."),
+    ] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="With --cascade: confidence with which they are; default: 0.95.")
+    ] = None,
     held_out: Annotated[
         Path | None,
         typer.Option(help="With --cascade: unlabelled rows to choose the threshold on; default: the validation split."),
@@ -72,6 +86,8 @@ def predict(
     from probekd.student import predict_file
 
     computing = _backend(backend)
+    if cascade is None:
+        _refuse_alone({"--agreement": agreement, "--confidence": confidence, "--held-out": held_out})
     with progress_bar(Console(stderr=True)) as progress:
         if cascade is None:
             rows = predict_file(
@@ -93,8 +109,8 @@ def predict(
                 cascade,
                 input_,
                 output,
-                agreement=agreement,
-                level=confidence,
+                agreement=0.95 if agreement is None else agreement,
+                level=0.95 if confidence is None else confidence,
                 held_out=held_out,
                 question=question,
                 options=_columns(options),

@@ -99,7 +99,8 @@ class StudentConfig(Section):
     batch_size: int = Field(default=16, ge=1)
     """Rows a step, over all processes; in multiple choice a row is all of its options."""
     gradient_accumulation: int = Field(default=1, ge=1)
-    """Parts in which each process computes its rows of a step, to save memory; the step stays the same."""
+    """Parts in which each process computes its rows of a step, to save memory; the step stays the same, but for the masks
+    of dropout, which each part draws anew."""
     gradient_checkpointing: bool = False
     """Compute activations anew in the backward pass, to save memory."""
     bf16: bool = False
@@ -109,7 +110,8 @@ class StudentConfig(Section):
     report_to: tuple[Tracker, ...] = ()
     """Experiment trackers that losses are sent to."""
     alpha: float = Field(default=0.5, ge=0, le=1)
-    """Weight of the gold label's cross-entropy on labelled rows in the KD methods; pool rows have none."""
+    """Weight of the gold label's cross-entropy on labelled rows in the KD methods and ``label-smoothing``; pool rows have
+    none."""
     divergence: DivergenceName = "forward_kl"
     """Of the student from its target, in the KD methods."""
     temperature: float = Field(default=1.0, gt=0)
@@ -128,6 +130,14 @@ class StudentConfig(Section):
         methods = {self.method, *self.baselines}
         if "self-train" in methods and "labels" not in methods:
             raise ValueError("baselines: self-train learns from the student of labels; add labels to them")
+        return self
+
+    @model_validator(mode="after")
+    def _factors_beside_weights_that_learn(self) -> Self:
+        if self.lora is not None and self.kind == "static":
+            raise ValueError(
+                "lora: a student of kind static trains no network that factors could stand beside; leave it out"
+            )
         return self
 
     @model_validator(mode="after")

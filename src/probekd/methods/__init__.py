@@ -1,6 +1,6 @@
 """Methods: what a student learns from, as targets made of what the teacher, its probe and the student itself say."""
 
-from probekd.methods.recipes import RECIPES, Recipe, cares_of, views_of
+from probekd.methods.recipes import RECIPES, Recipe, cares_of, has_teacher, views_of
 from probekd.methods.teacher import TEACHER_VIEWS, TeacherReading
 from probekd.methods.views import Evidence, View, ViewName, padded, widest
 
@@ -13,6 +13,7 @@ __all__ = [
     "View",
     "ViewName",
     "cares_of",
+    "has_teacher",
     "padded",
     "views_of",
     "widest",

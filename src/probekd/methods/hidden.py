@@ -8,10 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from probekd.config import Layout, Position
+from probekd.config import Layout, Position, ProbeConfig
+from probekd.errors import ConfigError
+from probekd.extraction import default_positions
+from probekd.methods.views import widest
+from probekd.probes.families import applies
 from probekd.probes.probe import Probe
+from probekd.prompts import layouts_of, orders_read
 from probekd.states import States
-from probekd.tasks.base import Example
+from probekd.tasks.base import Example, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +47,53 @@ class HiddenPlace:
         return {e.id: s[: len(e.options)] if s.ndim == 2 else s for e, s in zip(rows, found, strict=True)}
 
 
-def hidden_place(probe: Probe) -> HiddenPlace:
-    """Where the best single reader reads; in multiple choice the best with a state for each option, as a student has."""
-    options = probe.task_kind == "multiple_choice"
-    single = [c for c in probe.candidates if c.reader.window == 1 and (c.reader.position != "answer") == options]
+def hidden_place(probe: Probe, *, options: bool | None = None) -> HiddenPlace:
+    """Where the best reader of one depth reads that reads what the student reads.
+
+    Args:
+        probe: Fitted on the labelled rows.
+        options: Whether the student has a state for each option of a row (``StudentKind.reads_options``), or one for the
+            row; None = as a head has it for the task's kind, or, where no such reader was tried, as the probe has it.
+    """
+    apart = probe.task_kind == "multiple_choice" if options is None else options
+    single = [c for c in probe.candidates if c.reader.window == 1 and (c.reader.position != "answer") == apart]
+    assert single or options is None, "check_place comes before the probe"
     reader = min(single, key=lambda c: c.nll).reader if single else probe.reader
     return HiddenPlace(layout=reader.layout, position=reader.position, depth=reader.depth)
+
+
+def positions_tried(task: Task, config: ProbeConfig) -> list[tuple[Layout, Position]]:
+    """The layouts and positions that probes will read of a task, as ``probes.trials.plan`` finds them once there are states."""
+    classes = widest(task.rows("train"))
+    return [
+        (layout, position)
+        for layout in layouts_of(task.kind, task.prompt)
+        for position in default_positions(task, layout)
+        if config.positions is None or position in config.positions
+        # Answer states of several orders are read by no probe.
+        if position != "answer" or orders_read(task.kind, layout, task.prompt) == 1
+        if any(applies(family, options=position != "answer", classes=classes) for family in config.families)
+    ]
+
+
+def check_place(task: Task, config: ProbeConfig, *, options: bool) -> None:
+    """Raise ConfigError where no probe will read what the student reads, so that ``hidden_place`` would find none.
+
+    Args:
+        task: Kind and prompt.
+        config: Positions that probes try.
+        options: See ``hidden_place``.
+    """
+    if any((position != "answer") == options for _, position in positions_tried(task, config)):
+        return
+    if options:
+        read, mend = "each option", "have probe.positions hold option_end, and prompt.layouts hold branched"
+    else:
+        read, mend = (
+            "a row at its answer",
+            "have probe.positions hold answer, prompt.layouts listed, and no permutations",
+        )
+    raise ConfigError(
+        f"task {task.name}: hidden-kd matches the state of {read}, as this student reads it, and the probe's settings read "
+        f"none of the teacher; {mend}, or take a student of another kind or another method"
+    )

@@ -9,6 +9,7 @@ from typing import Literal
 from probekd.config import Method
 from probekd.methods import single
 from probekd.methods.blend import MEMBERS, blend
+from probekd.methods.teacher import TEACHER_VIEWS
 from probekd.methods.views import Evidence, ViewName
 from probekd.probes.outputs import Care
 from probekd.targets import SoftTargets
@@ -32,6 +33,11 @@ class Recipe:
     gold: bool = False
     hidden: bool = False
 
+    @property
+    def teacher(self) -> bool:
+        """Whether the teacher takes part: its states are matched, or the targets are made of what is read in it."""
+        return self.hidden or any(view in TEACHER_VIEWS for view in self.views)
+
 
 RECIPES: Mapping[Method, Recipe] = {
     "labels": Recipe(make=single.gold, pool="never", gold=True),
@@ -46,6 +52,12 @@ RECIPES: Mapping[Method, Recipe] = {
     "self-train": Recipe(make=single.self_train, views=("student",), pool="needed"),
     "blend-kd": Recipe(make=blend, views=MEMBERS),
 }
+
+
+def has_teacher(method: str) -> bool:
+    """Whether a teacher takes part in a method; of a name that is not ours nobody knows that none does."""
+    recipe = RECIPES.get(method)  # type: ignore[call-overload]
+    return recipe is None or recipe.teacher
 
 
 def views_of(methods: Iterable[Method]) -> tuple[ViewName, ...]:

@@ -10,8 +10,12 @@ import numpy as np
 from probekd.methods.views import Evidence, ViewName
 from probekd.targets import SoftTargets, cross_fitted_targets, gold_targets
 
-SMOOTHING = 0.1
-"""Probability that label smoothing spreads evenly over a row's options (Szegedy et al., arXiv 1512.00567)."""
+SMOOTHING = 0.2
+"""Probability that a smoothed target spreads evenly over a row's options (Szegedy et al., arXiv 1512.00567).
+
+``student.alpha`` mixes the gold label back in, as with every other target, so that what is spread in the end is
+``(1 - alpha) * SMOOTHING``: the usual 0.1 at the default, and other strengths where a study tries other alphas.
+"""
 
 
 def gold(evidence: Evidence) -> SoftTargets:
@@ -24,7 +28,7 @@ def smoothed(evidence: Evidence) -> SoftTargets:
     """Gold labels with ``SMOOTHING`` taken off and spread over all options."""
     hard = gold(evidence)
     logits = tuple(np.log((1 - SMOOTHING) * p + SMOOTHING / len(p)) for p in hard.probs)
-    return replace(hard, logits=logits)
+    return replace(hard, logits=logits, sources=("smoothed",) * len(hard))
 
 
 def of_view(name: ViewName) -> Callable[[Evidence], SoftTargets]:

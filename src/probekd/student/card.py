@@ -12,6 +12,7 @@ import yaml
 
 from probekd.config import TeacherConfig
 from probekd.files import read_json, write_text
+from probekd.methods import has_teacher
 from probekd.metrics import Scores
 from probekd.student.kinds import StudentKind
 from probekd.student.licence import Origin
@@ -57,18 +58,19 @@ class Results:
 
     Attributes:
         who: The student's name among the scores.
+        method: What the run's own student learned by, which is ``student`` among the scores.
         teacher: The model that the run read.
         scores: By split, the scores of everyone.
     """
 
     who: str
+    method: str
     teacher: Origin
     scores: Mapping[str, Mapping[str, Scores]]
 
 
 def model_card(info: StudentInfo, kind: StudentKind, results: Results | None = None) -> str:
     """The card; without ``results``, one that says that nothing has been measured yet."""
-    taught = results is not None and info.method != "labels"
     return _CARD.format(
         front_matter=yaml.safe_dump(_front_matter(info, kind, results), sort_keys=False, allow_unicode=True),
         task=escaped(info.task),
@@ -78,12 +80,12 @@ def model_card(info: StudentInfo, kind: StudentKind, results: Results | None = N
         num_pool=info.num_pool_rows,
         seed=info.seed,
         info_file=INFO_FILE,
-        teacher=f"Its teacher was {escaped(results.teacher.name)}." if results and taught else _without_teacher(info),
+        teacher=_teacher(info, results),
         usage=kind.usage,
         calibration=_calibration(info),
         figures=_figures(info, results) if results else "It has not been evaluated yet.",
         limits=_limits(info),
-        licences=_licences(info, results if taught else None),
+        licences=_licences(info, results),
     )
 
 
@@ -103,12 +105,13 @@ def complete_cards(run_dir: Path, teacher: TeacherConfig, *, trust_remote_code: 
     metrics = read_json(run_dir / "metrics.json")
     scores = {split: found for split, found in metrics.items() if split not in ("comparisons", "gate")}
     origin = Origin.of(teacher.model, teacher.revision)
+    method = StudentInfo.load(run_dir / "student").method
     for who in next(iter(scores.values())):
-        name, _, method = who.partition(":")
+        name, _, baseline = who.partition(":")
         if name == "student":
-            place = run_dir / (f"baselines/{method}/student" if method else "student")
+            place = run_dir / (f"baselines/{baseline}/student" if baseline else "student")
             student = Student.load(place, trust_remote_code=trust_remote_code)
-            results = Results(who=who, teacher=origin, scores=scores)
+            results = Results(who=who, method=method, teacher=origin, scores=scores)
             write_card(place, model_card(student.info, student.model, results))
 
 
@@ -125,7 +128,7 @@ def _front_matter(info: StudentInfo, kind: StudentKind, results: Results | None)
     # A directory's name is no Hub id.
     if "/" in info.base_model:
         found["base_model"] = info.base_model
-    found["tags"] = ["probekd", "knowledge-distillation"]
+    found["tags"] = ["probekd", *(["knowledge-distillation"] if has_teacher(info.method) else [])]
     if results:
         name = f"Student for {info.task}"
         found["model-index"] = [{"name": name, "results": _index(info, kind, results)}]
@@ -148,8 +151,13 @@ def _index(info: StudentInfo, kind: StudentKind, results: Results) -> list[dict[
     ]
 
 
-def _without_teacher(info: StudentInfo) -> str:
-    return "It learned from the labels alone." if info.method == "labels" else "Its run has not been evaluated yet."
+def _teacher(info: StudentInfo, results: Results | None) -> str:
+    """Who taught it."""
+    if has_teacher(info.method):
+        return f"Its teacher was {escaped(results.teacher.name)}." if results else "Its run has not been evaluated yet."
+    if info.num_pool_rows:
+        return "It learned from the labels, and from what a student of the labels said of the rest; it had no teacher."
+    return "It learned from the labels alone."
 
 
 def _figures(info: StudentInfo, results: Results) -> str:
@@ -164,7 +172,7 @@ def _figures(info: StudentInfo, results: Results) -> str:
             "|---|---|---|---|---|",
         ]
         for who, s in scores.items():
-            name = "**this student**" if who == results.who else _name(who)
+            name = "**this student**" if who == results.who else _name(who, results.method)
             low, high = s["accuracy_ci"]
             lines.append(
                 f"| {name} | {s['accuracy']:.3f} | {low:.3f} to {high:.3f} | {s['nll']:.3f} | {s['ece']:.3f} |"
@@ -173,8 +181,8 @@ def _figures(info: StudentInfo, results: Results) -> str:
     return "\n\n".join(tables)
 
 
-def _name(who: str) -> str:
-    return _NAMES.get(who) or f"a student trained by {escaped(who.partition(':')[2] or 'the main method')}"
+def _name(who: str, main: str) -> str:
+    return _NAMES.get(who) or f"a student trained by {escaped(who.partition(':')[2] or main)}"
 
 
 def _calibration(info: StudentInfo) -> str:
@@ -202,7 +210,7 @@ def _limits(info: StudentInfo) -> str:
         else f"It knows {len(info.labels)} labels and gives one of them to any text, whatever the text is about."
     )
     cut = f"; {info.num_cut_rows} training rows were longer and were cut" if info.num_cut_rows else ""
-    taught = "" if info.method == "labels" else " What its teacher gets wrong it may have learned too."
+    taught = " What its teacher gets wrong it may have learned too." if has_teacher(info.method) else ""
     return (
         f"- {choice}\n"
         f"- It was trained and measured on one task: rows of another kind, language or time may fare worse.{taught}\n"
@@ -218,7 +226,7 @@ def _licences(info: StudentInfo, results: Results | None) -> str:
         return f"- {what}, {escaped(model.name)}: {said}"
 
     lines = [line("base model", Origin(name=info.base_model, licence=info.base_licence))]
-    if results:
+    if results and has_teacher(info.method):
         lines.append(line("teacher", results.teacher))
         lines.append("\nA teacher's licence may say what models that learn from it may be used for.")
     return "\n".join(lines)

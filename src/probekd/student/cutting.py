@@ -14,6 +14,7 @@ from torch import Tensor
 from probekd.config import Layout, Position, ProbeConfig, StudentConfig
 from probekd.errors import ConfigError, ModelError
 from probekd.files import replacing
+from probekd.methods.hidden import positions_tried
 from probekd.probes.fit import fit_probes
 from probekd.probes.linear import LinearMap, linear_map
 from probekd.probes.probe import Probe
@@ -22,7 +23,7 @@ from probekd.prompts import LETTERS, PromptEncoder, orders_read
 from probekd.states import States
 from probekd.student.kinds.cut import Cut, Reading, put_head, without_norm
 from probekd.student.kinds.decoder import shown
-from probekd.student.load import first_blocks_of, has_classifier, load_tokenizer, usable_length
+from probekd.student.load import first_blocks_of, has_classifier, load_config, load_tokenizer, usable_length
 from probekd.tasks.base import Example, Task
 from probekd.teacher.architecture import find_norm
 from probekd.teacher.check import TOLERANCE
@@ -127,12 +128,32 @@ def single_reader(probe: Probe, task: Task, depth: int | None) -> Reader:
         return probe.readers[0]
     found = [c for c in probe.candidates if will_do(c.reader)]
     if not found:
-        where = "at any depth" if depth is None else f"at depth {depth} (student.depth)"
-        raise ConfigError(
-            f"student.kind: cut needs a probe that is linear, reads one state and sees a row in one order {where}, and "
-            "none was tried; see probe.families, probe.positions, probe.depths and prompt.permutations"
-        )
+        raise _no_reader(depth)
     return min(found, key=lambda c: c.nll).reader
+
+
+def check_reader(task: Task, probe: ProbeConfig, config: StudentConfig) -> None:
+    """Raise what ``single_reader`` raises, before there is a probe.
+
+    Args:
+        task: Kind and prompt.
+        probe: What will be tried.
+        config: The student's; ``model`` is the teacher.
+    """
+    blocks = load_config(config.model, config).get_text_config().num_hidden_layers
+    depths = set(range(1, blocks + 1)) & set(range(1, blocks + 1) if probe.depths is None else probe.depths)
+    linear = probe.model_copy(update={"families": tuple(f for f in probe.families if f != "mlp")})
+    once = [layout for layout, _ in positions_tried(task, linear) if orders_read(task.kind, layout, task.prompt) == 1]
+    if not once or not (depths if config.depth is None else depths & {config.depth}):
+        raise _no_reader(config.depth)
+
+
+def _no_reader(depth: int | None) -> ConfigError:
+    where = "at any depth" if depth is None else f"at depth {depth} (student.depth)"
+    return ConfigError(
+        f"student.kind: cut needs a probe that is linear, reads one state and sees a row in one order {where}, and "
+        "none was tried; see probe.families, probe.positions, probe.depths and prompt.permutations"
+    )
 
 
 def reads_last(reader: Reader) -> bool:

@@ -130,7 +130,12 @@ class _Pace(TrainerCallback):
         return bool(accelerator.gather(torch.tensor(checkpoints.due(), device=accelerator.device)).any())
 
 
-def _arguments(config: StudentConfig, epochs: float, seed: int, scratch: str) -> TrainingArguments:
+def check_steps(config: StudentConfig) -> int:
+    """The parts that each step is dealt into, over all processes.
+
+    Raises:
+        ConfigError: a step that cannot be divided among them, or a tracker that is not installed.
+    """
     parts = process_count() * config.gradient_accumulation
     if config.batch_size % parts:
         raise ConfigError(
@@ -140,6 +145,11 @@ def _arguments(config: StudentConfig, epochs: float, seed: int, scratch: str) ->
     for name in config.report_to:
         if util.find_spec(name) is None:
             raise ConfigError(f"student.report_to: {name} is not installed; pip install {name}, or leave it out")
+    return parts
+
+
+def _arguments(config: StudentConfig, epochs: float, seed: int, scratch: str) -> TrainingArguments:
+    parts = check_steps(config)
     cuda = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=scratch,

@@ -48,7 +48,8 @@ def soft_lessons(
 ) -> dict[str, Lesson]:
     """Lessons of labelled and pool rows that all have a target, by id.
 
-    A row whose target is its gold label, since no fold could hold it out, teaches that label alone.
+    A row whose target is its gold label, since no fold could hold it out, teaches that label alone; a smoothed label is a
+    target like any other.
 
     Args:
         examples: Rows.

@@ -105,14 +105,31 @@ def load_config(model: str | Path, config: StudentConfig) -> Any:
     return architecture
 
 
-def load_classifier(
-    model: str | Path, kind: Kind, labels: tuple[str, ...], pad_token_id: int, config: StudentConfig
-) -> Any:
-    """The checkpoint in float32 with the head of ``kind``; a head that the checkpoint lacks starts at random.
+def check_classifier(model: str | Path, kind: Kind, config: StudentConfig) -> None:
+    """Raise what ``load_classifier`` raises of an architecture and of LoRA's targets, without weights."""
+    _check_adapter(HEADS[kind][0], _classifier_config(model, kind, config), model, config)
 
-    Raises:
-        ModelError: not a model, an architecture without such a head, or encoder weights that are missing.
-    """
+
+def check_decoder(model: str | Path, config: StudentConfig) -> None:
+    """Raise what ``load_decoder`` raises of an architecture and of LoRA's targets, without weights."""
+    _check_adapter(AutoModelForCausalLM, _decoder_config(model, config), model, config)
+
+
+def check_blocks(model: str | Path, config: StudentConfig) -> None:
+    """Raise what ``first_blocks_of`` and ``load_blocks`` raise of an architecture and of LoRA's targets, without weights."""
+    auto = AutoModelForSequenceClassification if has_classifier(model, config) else AutoModel
+    _check_adapter(auto, _blocks_config(model, config), model, config)
+
+
+def _check_adapter(auto: Any, architecture: Any, model: str | Path, config: StudentConfig) -> None:
+    # Code that ships with a checkpoint need not be able to do without weights.
+    if config.lora is not None and not config.trust_remote_code:
+        with torch.device("meta"), quiet_transformers():
+            with_adapter(auto.from_config(architecture), config.lora, model=model)
+
+
+def _classifier_config(model: str | Path, kind: Kind, config: StudentConfig) -> Any:
+    """The config of an architecture that has the head of ``kind``; raises ModelError where it has none."""
     auto, mapping = HEADS[kind]
     architecture = load_config(model, config)
     if type(architecture) not in mapping and auto.__name__ not in getattr(architecture, "auto_map", {}):
@@ -121,6 +138,40 @@ def load_classifier(
             f"student {model}: {architecture.model_type} has no {auto.__name__.removeprefix('AutoModelFor')} head in "
             f"Transformers, which a task of kind {kind} needs; these have one: {known}"
         )
+    return architecture
+
+
+def _decoder_config(model: str | Path, config: StudentConfig) -> Any:
+    """The config of a language model that reads from left to right; raises ModelError where it is none."""
+    architecture = load_config(model, config)
+    if not is_decoder(architecture) and "AutoModelForCausalLM" not in getattr(architecture, "auto_map", {}):
+        raise ModelError(
+            f"student {model}: {architecture.model_type} is not a decoder, so it cannot answer in words; take a decoder "
+            "such as SmolLM2 or Qwen, or student.kind: head"
+        )
+    return architecture
+
+
+def _blocks_config(model: str | Path, config: StudentConfig) -> Any:
+    """The config of a model whose first blocks are one too; raises ModelError where they are not."""
+    architecture = load_config(model, config)
+    if not is_decoder(architecture):
+        raise ModelError(
+            f"student {model}: {architecture.model_type} is not a decoder, whose first blocks are a model of their own; "
+            "take a student of kind head"
+        )
+    return architecture
+
+
+def load_classifier(
+    model: str | Path, kind: Kind, labels: tuple[str, ...], pad_token_id: int, config: StudentConfig
+) -> Any:
+    """The checkpoint in float32 with the head of ``kind``; a head that the checkpoint lacks starts at random.
+
+    Raises:
+        ModelError: not a model, an architecture without such a head, or encoder weights that are missing.
+    """
+    auto, architecture = HEADS[kind][0], _classifier_config(model, kind, config)
     if kind == "classification":
         architecture.num_labels = len(labels)
         architecture.id2label = dict(enumerate(labels))
@@ -157,12 +208,7 @@ def load_decoder(model: str | Path, config: StudentConfig) -> Any:
     Raises:
         ModelError: not such a model, or weights that are missing.
     """
-    architecture = load_config(model, config)
-    if not is_decoder(architecture) and "AutoModelForCausalLM" not in getattr(architecture, "auto_map", {}):
-        raise ModelError(
-            f"student {model}: {architecture.model_type} is not a decoder, so it cannot answer in words; take a decoder "
-            "such as SmolLM2 or Qwen, or student.kind: head"
-        )
+    architecture = _decoder_config(model, config)
     auto: Any = AutoModelForCausalLM
     network, missing = _in_float32(auto, model, architecture, config)
     _check_weights(model, "", missing)
@@ -194,12 +240,7 @@ def first_blocks_of(model: str | Path, depth: int, outputs: int | None, config: 
     Raises:
         ModelError: not a decoder, or weights that are missing.
     """
-    architecture = load_config(model, config)
-    if not is_decoder(architecture):
-        raise ModelError(
-            f"student {model}: {architecture.model_type} is not a decoder, whose first blocks are a model of their own; "
-            "take a student of kind head"
-        )
+    architecture = _blocks_config(model, config)
     first_blocks(architecture.get_text_config(), depth)
     if outputs is not None:
         architecture.num_labels = outputs

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from transformers import MODEL_MAPPING
 
 from probekd.config import HiddenConfig
 from probekd.errors import ConfigError
-from probekd.student.embed import pooled
 from probekd.student.kinds import StudentKind
-from probekd.student.load import is_decoder
 from probekd.student.losses import HIDDEN_LOSSES, row_losses
 from probekd.student.losses.base import Divergence
 
@@ -48,22 +46,22 @@ class Objective(nn.Module):
         )
         if self.match is None:
             return losses
-        matched: Tensor = self.match(inputs["attention_mask"], batch["states"], batch["has_state"])
+        matched: Tensor = self.match(inputs, batch["states"], batch["has_state"])
         return losses + matched
 
 
 class HiddenMatch(nn.Module):
-    """``weight * mean over the row's states of D(W s + b, t)``: s the student's pooled state, t the teacher's.
+    """``weight * mean over the row's states of D(W s + b, t)``: s the state that the student reads, t the teacher's.
 
-    W and b are learnt with the student and are no part of it afterwards (FitNets, arXiv 1412.6550). s is the mean over a
-    text's tokens of the last hidden state, for a decoder its last token's (``embed.pooled``). t is standardised.
+    W and b are learnt with the student and are no part of it afterwards (FitNets, arXiv 1412.6550). s is of the last hidden
+    state, where the kind of student reads it (``StudentKind.states``). t is standardised.
     """
 
-    def __init__(self, network: Any, width: int, config: HiddenConfig) -> None:
-        """Watch the network's body.
+    def __init__(self, kind: StudentKind, width: int, config: HiddenConfig) -> None:
+        """Watch the body of the student's network.
 
         Args:
-            network: A Transformers model with a head.
+            kind: The student.
             width: d of the teacher's states.
             config: Distance and weight.
 
@@ -71,33 +69,39 @@ class HiddenMatch(nn.Module):
             ConfigError: the network has no body whose states could be matched.
         """
         super().__init__()
+        network = kind.network
         adapted = network.get_base_model() if hasattr(network, "get_base_model") else network
-        body = getattr(adapted, "base_model", adapted)
-        if body is adapted or not hasattr(network.config, "hidden_size"):
+        body = getattr(adapted, "base_model", None)
+        architecture = adapted.config.get_text_config()
+        # A network whose body has another name than its class says is its own body to Transformers, as a bare one is.
+        bodies: Any = MODEL_MAPPING
+        bare = type(adapted) is bodies.get(type(adapted.config), None)
+        if body is None or (body is adapted and not bare) or not hasattr(architecture, "hidden_size"):
             raise ConfigError(
-                f"hidden states cannot be matched for a student of type {type(adapted).__name__}; take one with a body "
-                "of transformer blocks (student.kind: head)"
+                f"hidden states cannot be matched for a student of type {type(adapted).__name__}, whose body Transformers "
+                "does not know; take another model, or another method than hidden-kd"
             )
-        self.projection = nn.Linear(network.config.hidden_size, width)
+        self.kind = kind
+        self.projection = nn.Linear(architecture.hidden_size, width)
         self.distance = HIDDEN_LOSSES[config.loss]
         self.weight = config.weight
-        self.last = is_decoder(network.config)
-        self._states: Tensor | None = None
+        self._hidden: Tensor | None = None
         body.register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._states = output[0]
+        self._hidden = output[0]
 
-    def forward(self, mask: Tensor, teacher: Tensor, has_state: Tensor) -> Tensor:
+    def forward(self, inputs: dict[str, Tensor], teacher: Tensor, has_state: Tensor) -> Tensor:
         """Loss of each row, (b,), from the body's latest pass.
 
         Args:
-            mask: Attention mask of the pass, (b, tokens), or (b, s, tokens) where a row is several sequences.
+            inputs: The batch of that pass, as the kind of student collates it.
             teacher: (b, s, d).
             has_state: Which of them there are, (b, s).
         """
-        assert self._states is not None, "the network has not been run"
-        mine = pooled(self._states.float(), mask.flatten(0, -2), last=self.last)
-        self._states = None
-        distances = self.distance(self.projection(mine).view_as(teacher), teacher)  # (b, s)
-        return self.weight * torch.where(has_state, distances, 0.0).sum(dim=1) / has_state.sum(dim=1)
+        assert self._hidden is not None, "the network has not been run"
+        mine = self.kind.states(self._hidden.float(), inputs)
+        self._hidden = None
+        distances = self.distance(self.projection(mine), teacher[has_state])  # (m,)
+        by_row = distances.new_zeros(has_state.shape).masked_scatter(has_state, distances)
+        return self.weight * by_row.sum(dim=1) / has_state.sum(dim=1)

@@ -27,6 +27,15 @@ class Projection:
     weight: np.ndarray
     bias: np.ndarray
 
+    @classmethod
+    def identity(cls, width: int) -> Projection:
+        """The map that changes nothing."""
+        return cls(weight=np.eye(width), bias=np.zeros(width))
+
+    def folded(self, weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A head (D, K), (K,) on predicted states as one on embeddings: (d, K), (K,)."""
+        return self.weight @ weight, self.bias @ weight + bias
+
     def apply(self, embeddings: np.ndarray) -> np.ndarray:
         """Predicted states (..., D) of embeddings (..., d), float32."""
         return np.asarray(embeddings @ self.weight + self.bias, dtype=np.float32)

@@ -7,11 +7,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from probekd.config import RunConfig
+from probekd.config import RunConfig, StudentConfig
 from probekd.probes.probe import Probe
 from probekd.states import States
-from probekd.student.cutting import cut_student
+from probekd.student.cutting import cut_student, single_reader
+from probekd.student.kinds import kind_named
 from probekd.tasks.base import Task
+
+
+def reads_options(config: StudentConfig, task: Task, probe: Probe) -> bool:
+    """Whether the students read each option of a row by a state of its own; else the row has one.
+
+    Args:
+        config: The students'.
+        task: Kind and prompt.
+        probe: Fitted on the labelled rows; a ``cut`` student reads as it does.
+    """
+    if config.kind == "cut":
+        return single_reader(probe, task, config.depth).position != "answer"
+    return kind_named(config.kind).prepare(config.model, task, config).reads_options
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from probekd.student.history import Epoch
 from probekd.student.inputs import Encoded
 from probekd.student.kinds.static import Static
 from probekd.student.linear import LinearRows, answer_rows, mixture
+from probekd.student.projection import Projection, fit_projection
 from probekd.student.rows import TrainingRow
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -25,6 +26,9 @@ def solve_head(
     kind: Static, rows: Sequence[TrainingRow], held_out: Sequence[Encoded], answers: np.ndarray, config: StudentConfig
 ) -> tuple[Epoch, ...]:
     """Solve for the head of ``kind`` and set it; returns its loss as that of one epoch.
+
+    Where rows teach the teacher's states, the head reads them as the embedding predicts them (``fit_projection``), and is
+    folded into one on the embedding itself.
 
     The strength is the one with the lowest calibrated log-loss on the held-out rows. Without any, it is the one whose heads say best
     what the rows that they have not learnt from were to teach: gold labels of rows held out would not do, since the targets
@@ -40,9 +44,12 @@ def solve_head(
     lessons = [row.lesson for row in rows]
     counts = [row.encoded.options for row in rows]
     embeddings = embed_encoded(kind.network.embedder, kind.tokenizer, [row.encoded for row in rows])
+    states = [lesson.states for lesson in lessons if lesson.states is not None]
+    projection = fit_projection(embeddings, states) if states else Projection.identity(embeddings.shape[-1])
+    embeddings = projection.apply(embeddings)
     learning = LinearRows.of(embeddings, counts)
     if held_out:
-        watching = embed_encoded(kind.network.embedder, kind.tokenizer, held_out)
+        watching = projection.apply(embed_encoded(kind.network.embedder, kind.tokenizer, held_out))
         fit = learning.fit(lessons, STRENGTHS, temperature=config.temperature)
         said = answer_rows(fit, watching, [row.options for row in held_out])
         temperatures = fit_temperature(said, answers, even_rows=1)  # which the student will get for itself
@@ -56,9 +63,10 @@ def solve_head(
         losses = _cross_entropy(own, rows, config.temperature)
         fit = learning.fit(lessons, STRENGTHS, temperature=config.temperature)
     best = int(losses.argmin())
+    weight, bias = projection.folded(fit.weight[best].cpu().numpy(), fit.bias[best].cpu().numpy())
     with torch.no_grad():
-        kind.network.head.weight.copy_(fit.weight[best].T)
-        kind.network.head.bias.copy_(fit.bias[best])
+        kind.network.head.weight.copy_(torch.from_numpy(weight.T))
+        kind.network.head.bias.copy_(torch.from_numpy(bias))
     loss = float(_cross_entropy(answer_rows(fit, embeddings, counts)[[best]], rows, config.temperature)[0])
     return (Epoch(epoch=1.0, steps=1, loss=loss, log_loss=float(losses[best]) if held_out else None),)
 

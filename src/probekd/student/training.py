@@ -176,18 +176,18 @@ def run(prepared: Prepared, name: str) -> Trained:
 def _match(
     kind: StudentKind, examples: Sequence[Example], rows: Sequence[TrainingRow], config: StudentConfig
 ) -> HiddenMatch | None:
-    """The matching of hidden states, where the lessons have any."""
+    """The matching of hidden states, where the lessons have any; what is frozen is matched when it is solved for."""
     states = [row.lesson.states for row in rows if row.lesson.states is not None]
     if not states:
         return None
     for e, row, one in zip(examples, rows, states, strict=True):
-        if len(one) != len(row.encoded.sequences):
+        read = row.encoded.options if kind.reads_options else 1
+        if len(one) != read:
             raise DataError(
-                f"row {e.id!r}: {len(one)} teacher state(s) for the {len(row.encoded.sequences)} text(s) in which a "
-                f"student of kind {config.kind} reads the row; match a state of each option where it reads them one by "
-                "one, else the state at the answer"
+                f"row {e.id!r}: {len(one)} teacher state(s) for the {read} by which a student of kind {config.kind} reads "
+                "the row; match a state of each option where it reads them one by one, else the state at the answer"
             )
-    return HiddenMatch(kind.network, states[0].shape[1], config.hidden)
+    return None if isinstance(kind, Static) else HiddenMatch(kind, states[0].shape[1], config.hidden)
 
 
 def _key(

@@ -74,6 +74,21 @@ def test_no_logits_but_those_that_are_read_are_computed(model_dir: Dir, choices:
 
 
 @pytest.mark.parametrize("name", IN_WORDS)
+def test_states_to_match_are_those_after_what_is_read(name: KindName, model_dir: Dir, choices: Task) -> None:
+    student = load(name, model_dir("gpt2"), choices)
+    encoded = student.encode(choices.rows("train"))
+    batch = student.collate(encoded)
+    plain = AutoModelForCausalLM.from_pretrained(model_dir("gpt2")).transformer.eval()
+    with torch.no_grad():
+        found = student.states(student.network.transformer(batch["input_ids"]).last_hidden_state, batch)
+        expected = [
+            plain(torch.tensor([s["input_ids"]])).last_hidden_state[0, -1] for row in encoded for s in row.sequences
+        ]
+    assert len(found) == (sum(row.options for row in encoded) if student.reads_options else len(encoded))
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", IN_WORDS)
 def test_gradients_are_those_of_plain_transformers(name: KindName, model_dir: Dir, choices: Task) -> None:
     directory, row = model_dir("qwen2"), choices.rows("train")[1]
     student = load(name, directory, choices)

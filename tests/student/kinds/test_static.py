@@ -9,8 +9,9 @@ import torch
 from transformers import AutoModel
 
 from probekd.config import StudentConfig
-from probekd.errors import ConfigError, ModelError
-from probekd.student import Student, distill
+from probekd.errors import ModelError
+from probekd.student import Student, distill, frozen_embeddings
+from probekd.student.projection import fit_projection
 from probekd.targets import SoftTargets
 from probekd.tasks.base import Task
 
@@ -119,12 +120,27 @@ def test_validation_rows_choose_the_strength(kinds: Task, static: StudentConfig)
     assert scales[0] > 3 * scales[1]
 
 
-def test_what_it_cannot_do_is_refused(
-    kinds: Task, static: StudentConfig, students: dict[str, Student], tmp_path: Path
+@pytest.mark.parametrize("kind", ["classification", "multiple_choice"])
+def test_hidden_states_are_read_through_the_embedding(
+    students: dict[str, Student], kinds: Task, which: Task, static: StudentConfig, kind: str
 ) -> None:
-    states = {e.id: np.ones(4) for e in kinds.rows("train", "unlabelled")}
-    with pytest.raises(ConfigError, match="hidden states cannot be matched"):
-        distill(static.model, kinds, None, hidden=states, method="hidden-kd", config=static)
+    """States of one dimension: what the head says of a text depends on the state that its embedding predicts alone."""
+    task = kinds if kind == "classification" else which
+    rows = task.rows("train", "unlabelled")
+    vectors = frozen_embeddings(static.model, rows, task.kind, config=static)
+    draw = np.random.default_rng(0).normal(size=(vectors.shape[2], 1))
+    shape = -1 if kind == "classification" else (-1, 1)
+    states = {e.id: (v @ draw)[: len(e.options)].reshape(shape) for e, v in zip(rows, vectors, strict=True)}
+    student = distill(static.model, task, None, hidden=states, method="hidden-kd", config=static)
+    projection = fit_projection(vectors, [states[e.id] for e in rows])
+    weight = student.network.head.weight.detach().numpy()  # (K, d)
+    assert np.linalg.matrix_rank(weight, tol=1e-5 * np.abs(weight).max()) == 1
+    for row in weight:
+        assert abs(np.corrcoef(row, projection.weight[:, 0])[0, 1]) > 1 - 1e-6
+    assert not np.allclose(weight, students[kind].network.head.weight.detach().numpy(), atol=1e-3)
+
+
+def test_what_it_cannot_do_is_refused(students: dict[str, Student], tmp_path: Path) -> None:
     shutil.copytree(students["classification"].directory, tmp_path / "s")
     shutil.copy(students["multiple_choice"].directory / "head.safetensors", tmp_path / "s")
     with pytest.raises(ModelError, match="not the head of this student"):

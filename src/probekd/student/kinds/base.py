@@ -26,6 +26,7 @@ class StudentKind(Protocol):
         task: What it must know of its task to read rows again: kind, labels, prompt, and the worked examples shown.
         pipeline_tag: The Hub's name for what the directory does.
         usage: Python code that loads the directory and answers a row with Transformers alone; for the model card.
+        reads_options: Whether each option of a row has a state of its own; else the row has one.
     """
 
     @property
@@ -40,10 +41,17 @@ class StudentKind(Protocol):
     def pipeline_tag(self) -> str: ...  # noqa: D102
     @property
     def usage(self) -> str: ...  # noqa: D102
+    @property
+    def reads_options(self) -> bool: ...  # noqa: D102
 
     @classmethod
     def prepare(cls, source: str | Path, task: Task, config: StudentConfig) -> Self:
-        """As ``load``, but without the network: it can encode rows and nothing else, and is there at once."""
+        """As ``load``, but without the network: it can encode rows and nothing else, and is there at once.
+
+        Raises:
+            ConfigError: options that a network of this architecture cannot follow.
+            ModelError: an architecture that the kind cannot use, or no tokenizer.
+        """
         ...
 
     @classmethod
@@ -78,6 +86,15 @@ class StudentKind(Protocol):
         Args:
             network: ``self.network``, or what Trainer has wrapped it in.
             batch: What ``collate`` gave, on the network's device.
+        """
+        ...
+
+    def states(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """The states (m, d) that the batch's rows are read by: one a row, or one for each of its options, row by row.
+
+        Args:
+            hidden: The body's last hidden state of all its sequences, (s, tokens, d).
+            batch: What ``collate`` gave.
         """
         ...
 

@@ -22,7 +22,7 @@ from probekd.student.inputs import Encoded, Span
 from probekd.student.kinds.base import present_options
 from probekd.student.kinds.cut_card import usage
 from probekd.student.kinds.decoder import check_length, pad_right, shown
-from probekd.student.load import load_blocks, load_config, load_tokenizer, usable_length
+from probekd.student.load import check_blocks, load_blocks, load_config, load_tokenizer, usable_length
 from probekd.student.lora import merged, with_adapter
 from probekd.tasks.base import Example, Task
 from probekd.teacher.architecture import find_norm
@@ -96,6 +96,7 @@ class Cut:
     @classmethod
     def prepare(cls, source: str | Path, task: Task, config: StudentConfig) -> Self:
         """See ``StudentKind``; a teacher's own directory will do."""
+        check_blocks(source, config)
         tokenizer = load_tokenizer(source, config)
         length = usable_length(tokenizer, load_config(source, config), config.max_length)
         reading = Reading.load(Path(source)) if (Path(source) / READING_FILE).is_file() else None
@@ -198,17 +199,31 @@ class Cut:
         """See ``StudentKind``: the head's scores of the states that are read."""
         assert self.reading is not None
         network = network.get_base_model() if hasattr(network, "get_base_model") else network
-        states = network.base_model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state
-        read = states.flatten(0, 1)[batch["at"]] * batch["weight"][:, None].to(states.dtype)  # (m, d)
+        hidden = network.base_model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state
+        scores = network.score(self._read(hidden, batch)).float()
         present = batch["present"]
-        number = present.numel() if self.reading.shared else len(present)
-        pooled = torch.zeros(number, read.shape[1], dtype=read.dtype, device=read.device)
-        scores = network.score(pooled.index_add(0, batch["slot"], read)).float()
         if self.reading.shared:
             scores = scores.view(present.shape)
         missing = present.shape[1] - scores.shape[1]  # options that no labelled row had
         scores = nn.functional.pad(scores, (0, missing), value=-torch.inf)
         return scores.masked_fill(~present, -torch.inf)
+
+    def _read(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """The states of ``hidden`` (s, tokens, d) that the head is given: (b, d), or (b * k, d), 0 where there is no option."""
+        read = hidden.flatten(0, 1)[batch["at"]] * batch["weight"][:, None].to(hidden.dtype)  # (m, d)
+        number = batch["present"].numel() if self.reads_options else len(batch["present"])
+        return read.new_zeros(number, read.shape[1]).index_add(0, batch["slot"], read)
+
+    @property
+    def reads_options(self) -> bool:
+        """See ``StudentKind``; known of what ``cut_student`` made alone."""
+        assert self.reading is not None
+        return self.reading.shared
+
+    def states(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """See ``StudentKind``: those that the head is given."""
+        found = self._read(hidden, batch)
+        return found[batch["present"].flatten()] if self.reads_options else found
 
     def save(self, directory: Path) -> None:
         """See ``StudentKind``: a sequence classifier, or the body and, beside it, the head."""

@@ -16,7 +16,7 @@ from probekd.errors import DataError
 from probekd.prompts import PromptEncoder, TokenSequence
 from probekd.student.inputs import Encoded
 from probekd.student.kinds.base import present_options
-from probekd.student.load import load_config, load_decoder, read_tokenizer, save_network, usable_length
+from probekd.student.load import check_decoder, load_config, load_decoder, read_tokenizer, save_network, usable_length
 from probekd.tasks.base import Example, Task
 
 
@@ -37,6 +37,7 @@ class Decoder:
     @classmethod
     def prepare(cls, source: str | Path, task: Task, config: StudentConfig) -> Self:
         """See ``StudentKind``."""
+        check_decoder(source, config)
         tokenizer = read_tokenizer(source, config)
         length = usable_length(tokenizer, load_config(source, config), config.max_length)
         prompts = PromptEncoder(tokenizer, shown(task))
@@ -63,11 +64,13 @@ class Decoder:
         Returns:
             ``input_ids`` (s, tokens), padded on the right; ``at`` (p,), the places in the flattened ``input_ids`` after
             which something is read; for each of m tokens ``read``, an index into ``at``, ``token``, ``weight``, and
-            ``slot``, where its option stands in the flattened (b, k); ``present`` (b, k).
+            ``slot``, where its option stands in the flattened (b, k); ``ends`` (s,), the place of each sequence's last
+            token; ``present`` (b, k).
         """
         present = present_options(rows)
         k = present.shape[1]
-        inputs = pad_right([s["input_ids"] for row in rows for s in row.sequences])
+        sequences = [s["input_ids"] for row in rows for s in row.sequences]
+        inputs = pad_right(sequences)
         length = inputs.shape[1]
         places, slots, first = [], [], 0
         for i, row in enumerate(rows):
@@ -84,6 +87,7 @@ class Decoder:
             "token": torch.tensor([s.token for s in said]),
             "weight": torch.tensor([s.weight for s in said]),
             "slot": torch.tensor(slots),
+            "ends": torch.tensor([number * length + len(ids) - 1 for number, ids in enumerate(sequences)]),
         }
 
     def logits(self, network: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -95,6 +99,10 @@ class Decoder:
         logits = torch.zeros(present.numel(), device=said.device)
         logits = logits.index_add(0, batch["slot"], said * batch["weight"])
         return logits.view(present.shape).masked_fill(~present, -torch.inf)
+
+    def states(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """See ``StudentKind``: the state after all of the prompt, or after all of each option."""
+        return hidden.flatten(0, 1)[batch["ends"]]
 
     def save(self, directory: Path) -> None:
         """See ``StudentKind``."""

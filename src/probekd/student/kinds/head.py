@@ -11,9 +11,18 @@ import torch
 from torch import Tensor
 
 from probekd.config import StudentConfig
+from probekd.student.embed import pooled
 from probekd.student.inputs import Encoded, encode, pad
 from probekd.student.kinds.base import present_options
-from probekd.student.load import load_classifier, load_config, load_tokenizer, save_network, usable_length
+from probekd.student.load import (
+    check_classifier,
+    is_decoder,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+    save_network,
+    usable_length,
+)
 from probekd.tasks.base import Example, Task
 
 _CLASSIFICATION = """from transformers import pipeline
@@ -46,6 +55,7 @@ class Head:
     @classmethod
     def prepare(cls, source: str | Path, task: Task, config: StudentConfig) -> Self:
         """See ``StudentKind``."""
+        check_classifier(source, task.kind, config)
         tokenizer = load_tokenizer(source, config)
         length = usable_length(tokenizer, load_config(source, config), config.max_length)
         known = Task(name=task.name, kind=task.kind, splits={}, labels=task.labels)
@@ -91,6 +101,16 @@ class Head:
         inputs = {name: tensor for name, tensor in batch.items() if name != "present"}
         logits: Tensor = network(**inputs).logits.float()
         return logits.masked_fill(~batch["present"], -torch.inf) if "present" in batch else logits
+
+    @property
+    def reads_options(self) -> bool:
+        """See ``StudentKind``."""
+        return self.task.kind == "multiple_choice"
+
+    def states(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """See ``StudentKind``: the mean over a text's tokens, for a decoder its last token's."""
+        found = pooled(hidden, batch["attention_mask"].flatten(0, -2), last=is_decoder(self.network.config))
+        return found[batch["present"].flatten()] if "present" in batch else found
 
     def save(self, directory: Path) -> None:
         """See ``StudentKind``."""

@@ -38,6 +38,11 @@ class LabelToken(Decoder):
         labels = dict(zip(self.prompts.texts.answers(row, "listed"), self.prompts.label_tokens(row), strict=True))
         return _USAGE.format(prompt=prompt, answers=labels, special=not self.task.prompt.chat)
 
+    @property
+    def reads_options(self) -> bool:
+        """See ``StudentKind``."""
+        return False
+
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """See ``StudentKind``.
 

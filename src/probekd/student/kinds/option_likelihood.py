@@ -47,6 +47,11 @@ class OptionLikelihood(Decoder):
             divisor=over[self.config.likelihood],
         )
 
+    @property
+    def reads_options(self) -> bool:
+        """See ``StudentKind``."""
+        return True
+
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """See ``StudentKind``; raises DataError where a question and its option are longer than ``max_length``."""
         return [self._encode(e) for e in examples]

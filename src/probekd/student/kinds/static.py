@@ -13,7 +13,7 @@ from torch import Tensor
 from probekd.config import StudentConfig
 from probekd.errors import ModelError
 from probekd.files import save_tensors
-from probekd.student.embed import Embedder
+from probekd.student.embed import Embedder, pooled
 from probekd.student.inputs import Encoded, encode, pad
 from probekd.student.kinds.base import present_options
 from probekd.student.load import load_config, load_encoder, load_tokenizer, save_network, usable_length
@@ -120,6 +120,15 @@ class Static:
             return scores
         present = batch["present"]
         return scores.new_full(present.shape, -torch.inf).masked_scatter(present, scores[:, 0])
+
+    @property
+    def reads_options(self) -> bool:
+        """See ``StudentKind``."""
+        return self.task.kind == "multiple_choice"
+
+    def states(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """See ``StudentKind``: the embeddings."""
+        return pooled(hidden, batch["attention_mask"], last=self.network.embedder.last)
 
     def save(self, directory: Path) -> None:
         """See ``StudentKind``."""
