@@ -53,7 +53,11 @@ def place_matched(config: RunConfig, task: Task, probe: Probe) -> HiddenPlace | 
     """Where states are matched, if a student learns to match any."""
     from probekd.student.start import reads_options
 
-    return hidden_place(probe, options=reads_options(config.student, task, probe)) if matches_states(config) else None
+    if not matches_states(config):
+        return None
+    place = hidden_place(probe, options=reads_options(config.student, task, probe))
+    assert place is not None, "check_place comes before the probe"
+    return place
 
 
 @dataclass(frozen=True, kw_only=True)

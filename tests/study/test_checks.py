@@ -10,13 +10,10 @@ from typing import Any
 import pytest
 from transformers import T5Config
 
-from probekd.config import ProbeConfig
 from probekd.errors import ConfigError, DataError, ModelError
 from probekd.study import run
-from probekd.study.checks import state_counts
 from probekd.study.config import StudyConfig
 from probekd.study.run import run_study
-from probekd.tasks.base import Example
 
 Build = Callable[..., StudyConfig]
 ModelDir = Callable[[str], Path]
@@ -50,24 +47,14 @@ def test_rows_that_do_not_fit(refuses: Callable[..., str], model_dir: ModelDir) 
     assert "study task texts, student" in refuses(DataError, student)
 
 
-def test_hidden_states_of_other_texts(refuses: Callable[..., str], model_dir: ModelDir, tiny_study: Build) -> None:
-    choices = tiny_study().model_dump(mode="json")["tasks"][1:]
-    student = {"model": str(model_dir("llama")), "kind": "label_token", "max_length": 512}
-    message = refuses(ConfigError, student, tasks=choices, methods=["labels", "hidden-kd"])
-    assert "hidden-kd matches" in message and "of kind label_token reads a row in 1 text(s)" in message
-
-
-@pytest.mark.parametrize(
-    ("positions", "choice", "text"),
-    [(None, 3, 1), (("answer",), 1, 1), (("option_end",), 3, 3), (("answer", "option_end"), 3, 1)],
-)
-def test_how_many_states_are_matched(positions: Any, choice: int, text: int) -> None:
-    row = [Example(id="a", question="?", options=("a", "b", "c"), answer=0)]
-    probe = ProbeConfig(positions=positions)
-    assert (state_counts(row, "multiple_choice", probe), state_counts(row, "classification", probe)) == (
-        [choice],
-        [text],
-    )
+def test_hidden_states_that_a_student_does_not_read(
+    refuses: Callable[..., str], model_dir: ModelDir, tiny_study: Build
+) -> None:
+    """It reads a text's labels one by one, and the teacher is asked for the state of the whole text alone."""
+    student = {"model": str(model_dir("llama")), "kind": "option_likelihood", "max_length": 512}
+    texts = tiny_study().model_dump(mode="json")["tasks"][:1]
+    message = refuses(ConfigError, student, tasks=texts, methods=["labels", "hidden-kd"])
+    assert "hidden-kd" in message
 
 
 def test_only_what_is_missing_is_checked(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,18 +47,18 @@ class HiddenPlace:
         return {e.id: s[: len(e.options)] if s.ndim == 2 else s for e, s in zip(rows, found, strict=True)}
 
 
-def hidden_place(probe: Probe, *, options: bool | None = None) -> HiddenPlace:
-    """Where the best reader of one depth reads that reads what the student reads.
+def hidden_place(probe: Probe, *, options: bool) -> HiddenPlace | None:
+    """Where the best reader of one depth reads that reads what the student reads; None = no such reader was tried.
 
     Args:
         probe: Fitted on the labelled rows.
         options: Whether the student has a state for each option of a row (``StudentKind.reads_options``), or one for the
-            row; None = as a head has it for the task's kind, or, where no such reader was tried, as the probe has it.
+            row.
     """
-    apart = probe.task_kind == "multiple_choice" if options is None else options
-    single = [c for c in probe.candidates if c.reader.window == 1 and (c.reader.position != "answer") == apart]
-    assert single or options is None, "check_place comes before the probe"
-    reader = min(single, key=lambda c: c.nll).reader if single else probe.reader
+    single = [c for c in probe.candidates if c.reader.window == 1 and (c.reader.position != "answer") == options]
+    if not single:
+        return None
+    reader = min(single, key=lambda c: c.nll).reader
     return HiddenPlace(layout=reader.layout, position=reader.position, depth=reader.depth)
 
 

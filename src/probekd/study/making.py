@@ -79,6 +79,11 @@ class Group:
         return self.shop.learner(self.draw.task, self.student)
 
     @cached_property
+    def reads_options(self) -> bool:
+        """Whether the student has a state for each option of a row."""
+        return self.shop.reads_options(self.draw.task, self.student)
+
+    @cached_property
     def test(self) -> list[Example]:
         """Rows that are tested on."""
         return self.shop.universe(self.draw.task).task.rows("test")
@@ -157,14 +162,14 @@ class Group:
         recipe = RECIPES[cell.method]  # type: ignore[index]
         whole = self.evidence if recipe.views else self.shop.evidence(self.draw, self.reading)
         rows = len(whole.pool) if cell.pool == "all" else min(cell.pool, len(whole.pool))
-        where = HiddenPlace(**self.reading.summary["hidden"])
+        where = self.reading.summary["hidden"].get("options" if self.reads_options else "row")
         source = self.shop.source(self.draw)
         return Lesson(
             name=cell.method,
             recipe=recipe,
             evidence=whole.first(rows),
             validation=self.shop.universe(self.draw.task).chooses(self.draw.budget, self.shop.study.search.rows),
-            hidden=lambda rows: where.by_row(source.states, rows),
+            hidden=lambda rows: HiddenPlace(**where).by_row(source.states, rows),
             seed=self.draw.seed,
         )
 

@@ -18,6 +18,7 @@ from probekd.methods.hidden import hidden_place
 from probekd.metrics import score
 from probekd.probes.fit import fit_probes
 from probekd.probes.outputs import fit_outputs
+from probekd.probes.probe import Probe
 from probekd.progress import Progress
 from probekd.states import States
 from probekd.study.universe import Universe
@@ -128,10 +129,16 @@ def read_draw(
         summary={
             "probe": {**probe.scores, "readers": probe.describe(), "words": dict(probe.words)},
             "teacher_output": {**score(best.out_of_fold, answers), "readout": best.name},
-            "hidden": vars(hidden_place(probe)),
+            "hidden": _places(probe),
             "tokens": _tokens(states, reading),
         },
     )
+
+
+def _places(probe: Probe) -> dict[str, Any]:
+    """Where states are matched: of a student that reads a row's options one by one, and of one that reads the row."""
+    found = {name: hidden_place(probe, options=name == "options") for name in ("options", "row")}
+    return {name: vars(place) for name, place in found.items() if place is not None}
 
 
 def _matrix(rows: Rows) -> np.ndarray:

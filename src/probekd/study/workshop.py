@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from probekd.errors import DataError
 from probekd.methods import Evidence, ViewName, views_of
 from probekd.probes.folds import assign_folds
+from probekd.student.kinds import kind_named
 from probekd.study.config import StudyConfig, StudyStudent, teacher_label
 from probekd.study.directory import StudyDirectory
 from probekd.study.embeddings import embeddings_of
@@ -77,6 +78,11 @@ class Workshop:
     def student(self, label: str) -> StudyStudent:
         """A student's config by its name in results."""
         return {s.label: s for s in self.study.students}[label]
+
+    def reads_options(self, task: str, student: str) -> bool:
+        """Whether a student has a state for each option of a row of a task, or one for the row."""
+        config = self.student(student)
+        return kind_named(config.kind).prepare(config.model, self.universe(task).task, config).reads_options
 
     def draws(self) -> list[Draw]:
         """Every draw of the study."""
