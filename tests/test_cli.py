@@ -275,6 +275,28 @@ def test_estimate_counts_what_extract_reads(
     assert "teacher tokens" in call("estimate", made.path)[1]
 
 
+def test_the_estimate_bounds_what_lies_between_the_blocks_of_a_streamed_teacher(
+    call: Call, tmp_path: Path, model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = workspace(
+        tmp_path / "w", "classification", teacher=model_dir("llama"), student=model_dir("bert"), sizes=SMALL
+    )
+    made.config["teacher"] = {"model": str(model_dir("llama")), "memory": "streamed"}
+    made.write()
+    bound = json.loads(call("estimate", made.path, "--json")[1])["between_bytes"]
+    assert "between two blocks" in call("estimate", made.path)[1]
+    unlink, seen = Path.unlink, []
+
+    def looked(path: Path, **options: Any) -> None:
+        if path.suffix == ".states":
+            seen.append(sum(f.stat().st_size for f in path.parent.glob("*.states*")))
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", looked)
+    call("extract", made.path)
+    assert 0 < max(seen) <= bound
+
+
 def test_an_interrupt_says_how_to_go_on(call: Call, warm: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

@@ -8,6 +8,7 @@ from typing import Any
 
 from probekd.config import Layout, RunConfig
 from probekd.extraction import Survey, default_positions, survey_task
+from probekd.extraction.streaming import bytes_between
 from probekd.rundir import RunDirectory
 from probekd.stages import Run
 from probekd.teacher.blocks import free_memory, weight_bytes
@@ -49,6 +50,8 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
         entry["bytes"] += len(survey.rows) * slots * depths * teacher.width * teacher.dtype.itemsize
     total = {name: sum(s[name] for s in splits.values()) for name in ("tokens", "computed", "seconds", "bytes")}
     rate = total["computed"] / total["seconds"]
+    streamed = teacher.weights is not None
+    longest = max(int(survey.tokens.sum()) for survey in surveys)
     return {
         **{name: int(total[name]) for name in ("tokens", "computed", "bytes")},
         "tokens_per_second": round(rate, 1),
@@ -57,7 +60,8 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
             resolve_model(config.teacher.model, config.teacher.revision), config.teacher.dtype
         ),
         "free_memory_bytes": free_memory(str(teacher.device)),
-        "streamed": teacher.weights is not None,
+        "streamed": streamed,
+        "between_bytes": bytes_between(teacher, longest) if streamed else 0,
         "splits": splits,
     }
 
@@ -118,3 +122,7 @@ def print_estimate(found: dict[str, Any]) -> None:
         f"they are held {held}",
         highlight=False,
     )
+    if found["streamed"]:
+        console.print(
+            f"between two blocks {found['between_bytes'] / 1e6:,.1f} MB of the disk are used at most", highlight=False
+        )

@@ -21,6 +21,7 @@ from probekd.teacher.streamed import stream_work
 
 if TYPE_CHECKING:
     from probekd.extraction.job import Job
+    from probekd.teacher.load import Teacher
 
 # What decides how many rows share one reading of the weights: kept states of one depth that are held in memory; states
 # between two blocks, which lie on the disk; and tokens, whose numbers are held in memory and keep a block busy for long.
@@ -31,7 +32,7 @@ PASS_TOKENS = 2**21
 
 def passes(job: Job) -> list[list[int]]:
     """All shards in runs that are read in one pass over the weights; the same however many of them are there."""
-    tokens_at_once = min(PASS_TOKENS, BETWEEN_BYTES // (job.teacher.width * job.teacher.dtype.itemsize))
+    tokens_at_once = min(PASS_TOKENS, BETWEEN_BYTES // _token_bytes(job.teacher))
     found: list[list[int]] = []
     rows = tokens = 0
     for number, shard in enumerate(job.shards):
@@ -42,6 +43,15 @@ def passes(job: Job) -> list[list[int]]:
             rows, tokens = len(shard), own
         found[-1].append(number)
     return found
+
+
+def bytes_between(teacher: Teacher, tokens: int) -> int:
+    """Bytes on the disk while a store of so many tokens is streamed, at most: what enters a block, and what leaves it."""
+    return min(BETWEEN_BYTES, min(PASS_TOKENS, tokens) * _token_bytes(teacher))
+
+
+def _token_bytes(teacher: Teacher) -> int:
+    return 2 * teacher.width * teacher.dtype.itemsize
 
 
 def stream(job: Job, numbers: list[int], missing: list[int], plan: Mapping[str, Any], progress: Progress) -> None:
