@@ -18,6 +18,7 @@ from probekd.config import PromptConfig, TeacherConfig
 from probekd.errors import DataError, ModelError, StoreError
 from probekd.extraction import default_positions, extract, survey_task
 from probekd.extraction import job as extraction_module
+from probekd.files import file_digest
 from probekd.states import States, StateStore, link_store
 from probekd.tasks.base import Example, Task
 from probekd.teacher.load import Teacher, load_teacher
@@ -213,6 +214,8 @@ def test_a_killed_extraction_goes_on_where_it_was(
     assert set(before) == {"manifest.json", "index.parquet", "shard-00000.safetensors", "shard-00001.safetensors"}
     (directory / "manifest.json").unlink()
     (directory / "shard-00001.safetensors").unlink()
+    (directory / ".digests").mkdir()
+    (directory / ".digests" / "shard-00000").write_text(file_digest(directory / "shard-00000.safetensors"))
     (directory / ".shard-00001.safetensors.0123abcd.tmp").write_bytes(b"half")
     assert run().directory == directory
     after = snapshot(directory)
@@ -240,7 +243,7 @@ def test_a_kill_in_the_second_shard_leaves_the_first(
     with pytest.raises(KeyboardInterrupt):
         extract(llama, choices, splits=["train"], layouts=["listed"])
     (directory,) = (cache_directory / "states").iterdir()
-    assert sorted(p.name for p in directory.iterdir()) == [".plan.json", "shard-00000.safetensors"]
+    assert sorted(p.name for p in directory.iterdir()) == [".digests", ".plan.json", "shard-00000.safetensors"]
     with pytest.raises(StoreError, match="not a finished state store"):
         StateStore.open(directory)
     extract(llama, choices, splits=["train"], layouts=["listed"])
