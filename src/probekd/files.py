@@ -34,9 +34,14 @@ def replacing(path: Path) -> Iterator[Path]:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            if temporary.is_dir() and path.exists():
-                shutil.rmtree(path)
+            if not (temporary.is_dir() and path.exists()):
+                os.replace(temporary, path)
+                return
+            # Out of the way in one step: a kill amid its removal would leave half of it under its name.
+            old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+            os.replace(path, old)
             os.replace(temporary, path)
+            _remove(old)
     except BaseException:
         _remove(temporary)
         raise
