@@ -197,7 +197,7 @@ def test_what_changes_no_weight_does_not_start_again(kinds: Task, config: Studen
 
 # The libraries take ten times as long to load as the training: they are loaded once, and each training is a fork.
 SCRIPT = """
-import json, os, random, shutil, signal, sys, time
+import json, os, random, shutil, signal, sys, time, traceback
 from pathlib import Path
 from test_resume import train
 from probekd.config import StudentConfig
@@ -211,11 +211,17 @@ config = StudentConfig(**values["config"])
 def attempt(out, seconds):
     child = os.fork()
     if not child:
-        train(task, config, out)
+        try:
+            train(task, config, out)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
         os._exit(0)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if os.waitpid(child, os.WNOHANG)[0]:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            assert status == 0, "a training failed by itself"
             return True
         time.sleep(0.005)
     os.kill(child, signal.SIGKILL)
