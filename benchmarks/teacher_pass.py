@@ -417,7 +417,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=MODEL, help="directory of a Llama-like causal model")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rows", type=int, help="at most this many rows of a workload")
-    parser.add_argument("--cut-rows", type=int, default=100, help="rows of the comparisons of ours with itself")
+    parser.add_argument("--cut-rows", type=int, help="at most this many rows in the comparisons of ours with itself")
     parser.add_argument("--peer-batches", type=int, default=4, help="batches that the others read")
     parser.add_argument("--long-batches", type=int, default=1, help="the same with worked examples")
     parser.add_argument("--without", nargs="*", default=[], choices=(*PEERS, "loop"), help="peers to leave out")

@@ -62,7 +62,7 @@ def test_packed_states_are_those_of_each_sequence_alone(
     batch = PackedBatch.rows(trees, teacher.device, keys)
     if layout == "branched":
         assert batch.shape[1] < sum(len(b.sequence.tokens) - shared for branches in rows for b in branches)
-    (ours,) = states_of(teacher, [batch], first=prefix)
+    (ours,) = states_of(teacher, [batch], teacher.depths, first=prefix)
     assert list(ours) == list(range(teacher.depths + 1))
     for number, member in enumerate(batch.members):
         tokens = member.sequence.tokens

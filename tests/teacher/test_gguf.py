@@ -32,7 +32,7 @@ def prompts_of(teacher: Teacher, task: Task) -> list:
 def errors(ours: Teacher, theirs: Teacher, task: Task) -> list[float]:
     """Worst relative error at each depth that ours has."""
     batch = PaddedBatch([b for i, p in enumerate(prompts_of(theirs, task)) for b in branches_of(i, p)])
-    (a,), (b,) = states_of(ours, [batch]), states_of(theirs, [batch])
+    (a,), (b,) = (states_of(teacher, [batch], len(teacher.blocks)) for teacher in (ours, theirs))
     return [relative_error(a[k], b[k]) for k in a]
 
 

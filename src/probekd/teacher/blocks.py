@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,33 @@ def first_blocks(config: Any, count: int) -> None:
         if isinstance(value, list) and len(value) == config.num_hidden_layers:
             setattr(config, name, value[:count])
     config.num_hidden_layers = count
+
+
+def depth_of_every_kind(blocks: Sequence[Any], layer_types: Sequence[str]) -> int:
+    """The least depth at which a block of every kind has run, such as local and global attention.
+
+    Blocks are of one kind when the config says so, and when their modules are of the same classes with the same plain
+    attributes (a window, a flag), whatever these are called; what numbers a block makes no kind.
+
+    Args:
+        blocks: The model's blocks; their weights need not be in memory.
+        layer_types: What the config calls each of them; may be empty.
+    """
+    kinds = [(*_build(block), *layer_types[i : i + 1]) for i, block in enumerate(blocks)]
+    return max(kinds.index(kind) for kind in kinds) + 1
+
+
+def _build(block: Any) -> tuple[Any, ...]:
+    """Classes of a block's modules, and their attributes that are plain values."""
+    return tuple(
+        (type(module), *sorted((k, v) for k, v in vars(module).items() if _tells_apart(k, v)))
+        for module in block.modules()
+    )
+
+
+def _tells_apart(name: str, value: Any) -> bool:
+    numbers = any(part in name for part in ("idx", "index", "layer_id", "layer_number"))
+    return isinstance(value, bool | int | float | str) and not name.startswith("_") and not numbers
 
 
 @dataclass(frozen=True, kw_only=True)

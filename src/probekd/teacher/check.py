@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import torch
 from probekd.errors import ModelError
 from probekd.prompts import Prompt
 from probekd.teacher.batching import Batch, PaddedBatch
+from probekd.teacher.blocks import depth_of_every_kind
 from probekd.teacher.extract import not_finite, vocabulary_logits
 from probekd.teacher.load import Teacher, first_line
 from probekd.teacher.packing import Branch, Group, branches_of, common_length, first_read, tree_of
@@ -25,27 +27,28 @@ if TYPE_CHECKING:
 # Relative to the largest number of a state. Rounding differs with the shapes that are multiplied.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 PACKED_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+CHECKED_TOKENS = 128
 
 
 def check_pass(teacher: Teacher, prompt: Prompt) -> None:
     """Compare our pass on one row with Transformers' own ``output_hidden_states`` and logits, before trusting it.
 
     One short forward pass buys certainty about the block stack, the depth convention, the norm and the head of an
-    architecture that no test has met. A streamed teacher is compared as if it ended after as many blocks as it takes to
-    meet every kind, which are read from disk once more.
+    architecture that no test has met: of a long row, such as one with worked examples, the beginning does as well. A
+    streamed teacher is compared as if it ended after as many blocks as it takes to meet every kind, which are read from
+    disk once more.
 
     Raises:
         ModelError: they differ by more than rounding, or a state is not finite; names what and where.
     """
-    branch = branches_of(0, prompt)[0]
-    answer = branch.sequence.answer
+    branch = _beginning(branches_of(0, prompt)[0])
     last = len(teacher.blocks) if teacher.weights is None else _every_kind(teacher)
     ids = torch.tensor([branch.sequence.tokens], device=teacher.device)
     with torch.inference_mode():
         try:
             with nullcontext() if teacher.weights is None else ending_after(teacher, last):
                 theirs = teacher.model(input_ids=ids, output_hidden_states=True)
-            (seen,) = states_of(teacher, [PaddedBatch([branch])])
+            (seen,) = states_of(teacher, [PaddedBatch([branch])], last)
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
             raise _unsupported(teacher, f"reading a row fails ({type(error).__name__}: {first_line(error)})") from None
         broken = [depth for depth, hidden in seen.items() if not bool(torch.isfinite(hidden).all())]
@@ -57,7 +60,12 @@ def check_pass(teacher: Teacher, prompt: Prompt) -> None:
         for depth in range(last + 1):
             _expect_same(teacher, f"state at depth {depth}", seen[depth], theirs.hidden_states[depth])
         if teacher.head_weight is not None:
-            _expect_same(teacher, "logits", vocabulary_logits(teacher, end[:, answer]), theirs.logits[:, answer])
+            _expect_same(teacher, "logits", vocabulary_logits(teacher, end[:, -1]), theirs.logits[:, -1])
+
+
+def _beginning(branch: Branch) -> Branch:
+    """The same with a text that is cut where it is long, of which nothing is read but its tokens' states."""
+    return replace(branch, sequence=replace(branch.sequence, tokens=branch.sequence.tokens[:CHECKED_TOKENS]))
 
 
 def _expect_same(teacher: Teacher, what: str, ours: Tensor, theirs: Tensor) -> None:
@@ -85,7 +93,7 @@ def packable(teacher: Teacher, prompts: Sequence[Prompt]) -> str:
     """Why a model's rows cannot be packed; empty when they can.
 
     The shortest and the longest of the rows are read as a group that shares whatever they begin with, and compared with
-    each of their sequences read alone. Of a streamed teacher as many blocks run as it takes to meet every kind.
+    each of their sequences read alone, by as many blocks as it takes to meet every kind: all of a kind attend alike.
     """
     if teacher.encoder:
         return "an encoder reads both ways, so nothing can be shared"
@@ -94,7 +102,7 @@ def packable(teacher: Teacher, prompts: Sequence[Prompt]) -> str:
     alone = [PaddedBatch([member]) for member in packed.members]
     name = type(teacher.body).__name__
     try:
-        (together, *each) = states_of(teacher, [packed, *alone], first=prefix)
+        (together, *each) = states_of(teacher, [packed, *alone], _every_kind(teacher), first=prefix)
     except Exception as error:
         return f"{name} cannot be packed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     for number, (member, theirs) in enumerate(zip(packed.members, each, strict=True)):
@@ -116,8 +124,17 @@ def _packed(rows: Sequence[Sequence[Branch]], teacher: Teacher) -> tuple[Batch |
     return work.prefix, work.batch(work.items)
 
 
-def states_of(teacher: Teacher, batches: Sequence[Batch], first: Batch | None = None) -> list[dict[int, Tensor]]:
-    """States (rows, columns, d) of some batches by depth, after ``first`` has run, at every depth that is at hand."""
+def states_of(
+    teacher: Teacher, batches: Sequence[Batch], deepest: int, first: Batch | None = None
+) -> list[dict[int, Tensor]]:
+    """States (rows, columns, d) of some batches by depth, after ``first`` has run.
+
+    Args:
+        teacher: The model.
+        batches: What is read.
+        deepest: Depth that the pass goes to.
+        first: Runs before them, and is not read.
+    """
     seen: dict[int, dict[int, Tensor]] = {id(batch): {} for batch in batches}
 
     def keep(depth: int, batch: Batch, states: Tensor) -> None:
@@ -127,18 +144,17 @@ def states_of(teacher: Teacher, batches: Sequence[Batch], first: Batch | None = 
     order = [*([first] if first else []), *batches]
     if teacher.weights is None:
         for batch in order:
-            run_batch(teacher, batch, range(len(teacher.blocks) + 1), keep)
+            run_batch(teacher, batch, range(deepest + 1), keep)
     else:
         with tempfile.TemporaryDirectory() as scratch:
             work = [Work(items=(b,), sizes=(1,), padded=False, batch=lambda some: some[0]) for b in order]
-            stream_work(teacher, work, _every_kind(teacher), lambda _: nullcontext(keep), Path(scratch), 1)
+            stream_work(teacher, work, deepest, lambda _: nullcontext(keep), Path(scratch), 1)
     return [seen[id(batch)] for batch in batches]
 
 
 def _every_kind(teacher: Teacher) -> int:
-    """How many blocks it takes to meet each of the model's kinds of them, such as local and global attention."""
-    kinds = getattr(teacher.body.config.get_text_config(), "layer_types", None) or [""]
-    return max(kinds.index(kind) for kind in set(kinds)) + 1
+    types = getattr(teacher.body.config.get_text_config(), "layer_types", None) or ()
+    return depth_of_every_kind(teacher.blocks, types)
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
