@@ -261,25 +261,33 @@ class Ours(Peer):
         self.states: Any = None
 
     def warm(self) -> None:
-        """Measuring the batch size has warmed it."""
+        """See ``Peer``: a few rows, by themselves."""
+        from dataclasses import replace
+
+        few = replace(self.task, splits={**self.task.splits, self.split: tuple(self.task.rows(self.split)[:4])})
+        self._extract(few, "warm")
 
     def run(self) -> None:
         """See ``Peer``."""
+        self.states = self._extract(self.task, "states")
+
+    def _extract(self, task: Any, place: str) -> Any:
         from probekd.extraction import extract
 
-        self.states = extract(
+        return extract(
             self.teacher,
-            self.task,
+            task,
             splits=(self.split,),
             layouts=(self.layout,),
             depths=None if self.depth is None else (self.depth,),
             outputs=self.outputs,
-            cache=self.cache / "states",
+            cache=self.cache / place,
         )
 
     def clear(self) -> None:
-        """Empty the cache."""
-        shutil.rmtree(self.cache / "states", ignore_errors=True)
+        """Empty the caches."""
+        for place in ("warm", "states"):
+            shutil.rmtree(self.cache / place, ignore_errors=True)
 
     def checked(self) -> list[np.ndarray]:
         """See ``Peer``."""
@@ -392,6 +400,8 @@ def serve(name: str, job: Job, answer: Callable[[dict[str, Any]], None]) -> None
         if what == "go":
             if isinstance(reader, Ours):
                 reader.clear()
+            # It has waited for minutes while others took their turns, and its memory may have to be brought back.
+            reader.warm()
             began = time.perf_counter()
             reader.run()
             seconds = time.perf_counter() - began
