@@ -111,3 +111,49 @@ def test_sizes(text: str, size: int) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is not a size; write something like 20GB"):
         parse_size(text)
+
+
+def test_what_is_used_again_was_used_last_and_reading_a_file_is_no_use(
+    stores: list[Path], llama: Teacher, choices: Task
+) -> None:
+    """By the manifest's date alone: file systems date an access to a file once a day, or never."""
+    extract(llama, choices, splits=["train"], layouts=["listed"])
+    manifests = {d: StateStore.open(d).manifest for d in stores}
+    again = next(d for d, m in manifests.items() if (m["split"], m["layout"]) == ("train", "listed"))
+    assert verify_stores() == {}
+    assert [s.key for s in list_stores()] == [d.name for d in stores if d != again] + [again.name]
+
+
+def test_a_store_that_is_claimed_when_it_is_there_outlives_the_next_ones_reading(
+    llama: Teacher, choices: Task, cache_directory: Path, tmp_path: Path
+) -> None:
+    """A run links each store as soon as it is read, since the next may take hours."""
+    from probekd.states import link_store
+
+    linked: list[str] = []
+
+    def claim(store: StateStore) -> StateStore:
+        mine = link_store(store, tmp_path / "states")
+        linked.append(mine.directory.name)
+        assert collect(0) == [], "what a run has claimed stays"
+        return mine
+
+    states = extract(llama, choices, claim=claim)
+    assert [s.directory for s in states.stores] == [tmp_path / "states" / name for name in linked]
+    assert len(linked) == 4
+
+
+def test_stores_that_vanish_while_they_are_listed(stores: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    from probekd import cache
+
+    walk = cache._sizes_and_times
+
+    def vanishing(directory: Path) -> object:
+        if directory == stores[1]:
+            shutil.rmtree(directory)
+        return walk(directory)
+
+    monkeypatch.setattr(cache, "_sizes_and_times", vanishing)
+    assert [s.key for s in list_stores()] == [d.name for d in stores if d != stores[1]]

@@ -392,6 +392,23 @@ def test_overflow_in_float16(
     assert ("is not finite (NaN or infinity)" in out) == (where == "pass")
 
 
+def test_overflow_in_float16_that_no_read_state_shows(
+    call: Doctor, copy: Callable[[str], Path], task_file: Callable[..., Path]
+) -> None:
+    """Between two matrices, of which the second takes back what the first put in."""
+    directory = copy("llama")
+    scale = {"up_proj": 1e7, "down_proj": 1e-7}
+    edit_weights(
+        directory,
+        lambda name, w: w * scale[name.split(".")[-2]] if ".1.mlp." in name and name.split(".")[-2] in scale else w,
+    )
+    status, out, _ = call("--teacher", directory, "--task", task_file(), "--json")
+    assert status == 0, out
+    (check,) = [c for c in json.loads(out)["checks"] if c["name"] == "finite"]
+    assert check["finding"] == "warning" and "float16 would overflow" in check["text"]
+    assert "out of model.layers.1.mlp.up_proj" in check["text"]
+
+
 def test_weights_that_overflow_everywhere(
     call: Doctor, copy: Callable[[str], Path], task_file: Callable[..., Path]
 ) -> None:

@@ -449,3 +449,26 @@ def test_a_row_is_read_from_the_store_that_holds_what_is_asked_for(llama: Teache
         assert states.column("listed", "label_logits", ids) == whole.column("listed", "label_logits", ids)
         assert states.holding("listed", ids[:1]).stores == states.stores
     assert whole.holding("branched", ids).stores == () and whole.holding("listed", ["nobody"]).stores == ()
+
+
+def test_a_store_that_is_removed_while_it_is_linked(
+    llama: Teacher, choices: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from probekd import states as module
+
+    store = extract(llama, choices, splits=["train"], layouts=["listed"], cache=tmp_path / "cache").stores[0]
+
+    def gone(*_: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(module.os, "link", gone)
+    with pytest.raises(StoreError, match="was removed while it was being used; run the same command again"):
+        link_store(store, tmp_path / "run")
+    assert not (tmp_path / "run" / store.directory.name).exists()
+
+
+def test_the_same_rows_in_another_split_are_found_there(llama: Teacher, choices: Task) -> None:
+    rows = tuple(choices.rows("train"))
+    for split in ("unlabelled", "train"):
+        states = extract(llama, replace(choices, splits={split: rows}), layouts=["listed"])
+        assert states.ids("listed", split) == sorted(e.id for e in rows)

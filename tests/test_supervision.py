@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -101,3 +102,18 @@ def test_self_training_wants_the_student_that_teaches_it(everything: Callable[[s
         made.load("student.method=self-train", "student.baselines=[probe-kd]")
     order = list(students_of(made.load("student.method=self-train", "student.baselines=[labels]")))
     assert order == ["labels", "self-train"]
+
+
+def test_a_run_whose_own_student_trains_itself_is_whole_when_it_is_looked_at_again(
+    tmp_path: Path, model_dir: Callable[[str], Path]
+) -> None:
+    """What the labels' student says is written after ``label``, and must not take the place of what that stage wrote."""
+    made = workspace(tmp_path, "classification", teacher=model_dir("llama"), student=model_dir("bert"), sizes=SIZES)
+    made.config["student"] |= {"method": "self-train", "baselines": ["labels"], "early_stopping": None}
+    made.config["probe"] |= {"depths": [1, 2], "stack": False, "windows": [1]}
+    run_stages(made.load())
+    before, record = (made.run / "targets.parquet").read_bytes(), (made.run / "run.json").read_bytes()
+    assert (made.run / "baselines" / "self-train" / "targets.parquet").is_file()
+    run_stages(made.load())
+    assert (made.run / "targets.parquet").read_bytes() == before
+    assert json.loads((made.run / "run.json").read_text())["stages"] == json.loads(record)["stages"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import time
@@ -44,20 +45,24 @@ def list_stores() -> list[CachedStore]:
     """Every store of the cache, least recently used first."""
     root = cache_dir() / "states"
     found = [_describe(d) for d in sorted(root.iterdir()) if d.is_dir()] if root.is_dir() else []
-    return sorted(found, key=lambda s: (s.used, s.key))
+    return sorted((s for s in found if s is not None), key=lambda s: (s.used, s.key))
 
 
-def _describe(directory: Path) -> CachedStore:
-    # What a streamed pass keeps between blocks lies in directories.
-    files = [f.stat() for f in directory.rglob("*") if f.is_file()]
+def _describe(directory: Path) -> CachedStore | None:
+    """A store as it is now; None where it has just been removed."""
+    files = dict(_sizes_and_times(directory))
     manifest: dict[str, Any] = {}
-    with contextlib.suppress(StoreError):  # unfinished or damaged: listed as such
+    with contextlib.suppress(StoreError, FileNotFoundError):  # unfinished or damaged: listed as such
         manifest = read_json(directory / "manifest.json")
-    used = max((max(f.st_atime, f.st_mtime) for f in files), default=directory.stat().st_mtime)
+    if not directory.is_dir():
+        return None
+    # ``extract`` dates the manifest whenever it is used; times of access are not kept by every file system.
+    dated = directory / "manifest.json"
+    used = files[dated].st_mtime if dated in files else max((f.st_mtime for f in files.values()), default=0.0)
     return CachedStore(
         key=directory.name,
         finished=bool(manifest),
-        bytes=sum(f.st_size for f in files),
+        bytes=sum(f.st_size for f in files.values()),
         rows=int(manifest.get("rows", 0)),
         task=str(manifest.get("task", "?")),
         split=str(manifest.get("split", "?")),
@@ -65,6 +70,14 @@ def _describe(directory: Path) -> CachedStore:
         teacher=str(manifest.get("teacher", {}).get("name", "?")),
         used=used,
     )
+
+
+def _sizes_and_times(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Files of a store, streamed states between blocks among them; without those that vanish meanwhile."""
+    for folder, _, names in os.walk(directory):
+        for path in (Path(folder) / name for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                yield path, path.stat()
 
 
 def verify_stores() -> dict[str, list[str]]:

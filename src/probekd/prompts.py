@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+from jinja2 import Environment, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from probekd.config import Layout, PromptConfig
@@ -101,6 +102,13 @@ def _render(source: str, values: Mapping[str, Any]) -> str:
         return _compile(source).render(**values)
     except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
         raise ConfigError(f"prompt template: {error}; it can use {', '.join(sorted(values))}") from None
+
+
+def shows_subject(prompt: PromptConfig, worked_examples: Sequence[Example]) -> bool:
+    """Whether what a row's prompt says depends on its subject: a template names it, or worked examples are of one."""
+    sources = (prompt.instruction, prompt.template, prompt.branched_template)
+    named = (meta.find_undeclared_variables(Environment().parse(source)) for source in sources if source)
+    return any("subject" in names for names in named) or any(e.subject for e in worked_examples)
 
 
 class PromptText:

@@ -23,7 +23,7 @@ from probekd.teacher.load import Teacher, load_teacher, quiet_transformers
 if TYPE_CHECKING:
     from probekd.probes.outputs import Care, OutputReadout
     from probekd.probes.probe import Probe
-    from probekd.states import States
+    from probekd.states import States, StateStore
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class Run:
         """The loaded teacher."""
         return load_teacher(self.config.teacher)
 
-    def _teacher_for(self, what: Mapping[str, Any]) -> Teacher | TeacherConfig:
+    def teacher_for(self, *, outputs: bool) -> Teacher | TeacherConfig:
         """The loaded teacher; or its config, where it is not loaded yet and its first blocks may be enough."""
-        cut = not what.get("outputs", True) and "teacher" not in vars(self)
+        cut = not outputs and "teacher" not in vars(self)
         return self.config.teacher if cut else self.teacher
 
     @cached_property
@@ -86,10 +86,13 @@ class Run:
     def read(self, splits: Sequence[str], **what: Any) -> States:
         """Extract states and give the run directory its own hold on them."""
         from probekd.extraction import extract
-        from probekd.states import States, link_store
+        from probekd.states import link_store
 
-        found = extract(self._teacher_for(what), self.task, splits=splits, progress=self.progress, **what)
-        return States(tuple(link_store(store, self.path / "states") for store in found.stores))
+        def own(store: StateStore) -> StateStore:
+            return link_store(store, self.path / "states")
+
+        teacher = self.teacher_for(outputs=what.get("outputs", True))
+        return extract(teacher, self.task, splits=splits, progress=self.progress, claim=own, **what)
 
     def read_chosen(self, splits: Sequence[str], *, said: Sequence[Layout]) -> States:
         """States of what was chosen and no more: the probe's layouts, positions and depths.
@@ -160,7 +163,8 @@ def _check_student(run: Run) -> None:
     config = run.config.student
     with quiet_transformers():
         ready = kind_named(config.kind).prepare(config.model, run.task, config)
-        ready.encode(run.task.rows("train", "unlabelled", *run.eval_splits))
+        # Validation rows watch and calibrate, whether or not the student is evaluated on them.
+        ready.encode(run.task.rows(*dict.fromkeys(("train", "unlabelled", "validation", *run.eval_splits))))
 
 
 def do_probe(run: Run) -> Mapping[str, Any]:
@@ -238,12 +242,13 @@ def _options_only(run: Run, probe: Probe, examples: Sequence[Example]) -> Scores
 
     reader = probe.reader
     blind = extract(
-        run.teacher,
+        run.teacher_for(outputs=False),
         without_questions(run.task),
         splits=("train",),
         layouts=(reader.layout,),
         positions=(reader.position,),
         depths=(reader.depth,),
+        outputs=False,
         progress=run.progress,
     )
     return refit(probe, blind, examples, probe.answers, config=run.config.probe)

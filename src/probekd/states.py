@@ -7,7 +7,6 @@ written last, so a directory with a manifest is whole.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -314,10 +313,8 @@ def link_store(store: StateStore, directory: Path) -> StateStore:
     A link keeps the run whole when the cache is emptied, and costs no space.
 
     Raises:
-        StoreError: the store in the cache is damaged.
+        StoreError: the store in the cache is damaged, or is removed meanwhile.
     """
-    import shutil
-
     target = directory / store.directory.name
     if not _is_copy(target, store):
         if bad := store.verify():
@@ -326,15 +323,26 @@ def link_store(store: StateStore, directory: Path) -> StateStore:
             )
         with replacing(target) as temporary:
             temporary.mkdir()
-            for file in sorted(store.directory.iterdir()):
-                if file.name.startswith("."):
-                    continue
-                with contextlib.suppress(FileNotFoundError):
-                    try:
-                        os.link(file, temporary / file.name)
-                    except OSError:
-                        shutil.copy2(file, temporary / file.name)
+            try:
+                for file in sorted(f for f in store.directory.iterdir() if not f.name.startswith(".")):
+                    _link(file, temporary / file.name)
+            except FileNotFoundError:
+                raise StoreError(
+                    f"{store.directory} was removed while it was being used; run the same command again"
+                ) from None
     return StateStore.open(target)
+
+
+def _link(file: Path, name: Path) -> None:
+    """A hard link, or a copy where there is none; raises FileNotFoundError."""
+    import shutil
+
+    try:
+        os.link(file, name)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copy2(file, name)
 
 
 def _is_copy(directory: Path, store: StateStore) -> bool:

@@ -34,8 +34,11 @@ def students_of(config: RunConfig) -> dict[Method, str]:
 
 
 def place_of_targets(config: RunConfig, method: Method) -> str:
-    """File of a method's targets: the run's own for the method that its student learns from a teacher by."""
-    own = method == config.student.method and bool(RECIPES[method].views)
+    """File of a method's targets: the run's own for the method that its student learns from a teacher by.
+
+    What a trained student says is there only after the stage that writes the run's own.
+    """
+    own = method == config.student.method and any(view in TEACHER_VIEWS for view in RECIPES[method].views)
     return TARGETS if own else f"baselines/{method}/{TARGETS}"
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from probekd.config import KindName, LoraConfig, StudentConfig
 from probekd.errors import ConfigError
+from probekd.progress import Silent
 from probekd.student import Student, distill
 from probekd.student.kinds import StudentKind, kind_named
+from probekd.student.lessons import gold_lessons
 from probekd.student.trainer import seeded
+from probekd.student.training import Job, prepare
 from probekd.tasks.base import Task
 
 Dir = Callable[[str], Path]
@@ -59,6 +63,21 @@ def test_a_merged_student_answers_as_its_adapter_did(
     assert not list(tmp_path.glob("adapter*"))
     assert not any("lora" in name for name in load_file(tmp_path / "model.safetensors"))
     torch.testing.assert_close(answer(load(kind, tmp_path, task, None), task), adapted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_checkpoint_is_of_the_frozen_weights_too(model_dir: Dir, choices: Task, tmp_path: Path) -> None:
+    """Else factors that were trained beside one model would go on beside another of its shape."""
+    other = tmp_path / "other"
+    shutil.copytree(model_dir("llama"), other)
+    weights = load_file(other / "model.safetensors")
+    save_file({n: w * 1.1 for n, w in weights.items()}, other / "model.safetensors", metadata={"format": "pt"})
+    keys = []
+    for directory in (model_dir("llama"), other, model_dir("llama")):
+        config = StudentConfig(model=str(directory), kind="label_token", lora=LoraConfig(rank=2))
+        job = Job(model=directory, task=choices, config=config, epochs=1, seed=0, progress=Silent(), root=None)
+        rows = [e for e in choices.rows("train") if e.answer is not None]
+        keys.append(prepare(job, rows, gold_lessons(rows)).key)
+    assert keys[0] == keys[2] != keys[1]
 
 
 @pytest.mark.parametrize(("kind", "family", "task_name"), CASES)

@@ -41,6 +41,12 @@ def test_differences_are_ours_minus_theirs_on_the_same_rows_and_seeds() -> None:
     assert min(c.p_holm for c in rivals) == pytest.approx(10 * min(c.p_value for c in rivals))
 
 
+def test_of_a_single_seed_no_calibration_errors_are_compared() -> None:
+    """One number each: nothing says how sure their difference is."""
+    panel = panels(made_up(rows=50, seeds=(0,)))[0]
+    assert {c.metric for c in compare_panel(panel, resamples=50)} == {"accuracy", "nll"}
+
+
 def test_level_and_ahead_are_counted_cell_by_cell() -> None:
     groups = panels(made_up(rows=300))
     among = ("labels", "probe-kd", "blend-kd", "self-train", "calibrated-logit-kd")

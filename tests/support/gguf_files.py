@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, TokenType, get_tensor_name_map
+from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, RopeScalingType, TokenType, get_tensor_name_map
 from safetensors.numpy import load_file
 
 
@@ -16,7 +16,9 @@ def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
-def write_gguf(directory: Path, out: Path, *, permute: bool = True, half: bool = False, family: str = "llama") -> Path:
+def write_gguf(
+    directory: Path, out: Path, *, permute: bool = True, half: bool = False, family: str = "llama", scaled: str = ""
+) -> Path:
     """Write a GGUF file of a model directory with F32 weights.
 
     Args:
@@ -25,6 +27,7 @@ def write_gguf(directory: Path, out: Path, *, permute: bool = True, half: bool =
         permute: As the converter does; a file without is what a converter for another family would leave.
         half: Matrices as F16.
         family: What the file says it is.
+        scaled: How it says that rotary positions are scaled: in a "tensor", in a "field", or not.
     """
     config = json.loads((directory / "config.json").read_text())
     writer = GGUFWriter(out, family)
@@ -39,6 +42,11 @@ def write_gguf(directory: Path, out: Path, *, permute: bool = True, half: bool =
     writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     writer.add_vocab_size(config["vocab_size"])
+    if scaled == "field":
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(2.0)
+    elif scaled == "tensor":
+        writer.add_tensor("rope_freqs.weight", np.ones(4, np.float32))
     _add_tokenizer(writer, directory)
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     for name, weight in load_file(directory / "model.safetensors").items():

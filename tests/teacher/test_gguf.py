@@ -94,6 +94,16 @@ def test_other_families_are_refused_with_the_reason(family: str, why: str, model
         load_teacher(file)
 
 
+@pytest.mark.parametrize("scaled", ["tensor", "field"])
+def test_scaled_positions_are_refused(scaled: str, model_dir: ModelDir, tmp_path: Path) -> None:
+    """As in every Llama since 3.1: Transformers' reader would leave the scaling out."""
+    file = write_gguf(model_dir("llama"), tmp_path / "tiny.gguf", scaled=scaled)
+    with pytest.raises(
+        ModelError, match=r"tiny\.gguf: this file scales rotary positions \((rope_freqs|llama\.rope\.scaling)"
+    ):
+        load_teacher(file)
+
+
 @pytest.mark.parametrize("content", [b"", b"x", b"GGUF", b"GGUF" + bytes(40)], ids=["empty", "x", "magic", "header"])
 def test_a_damaged_gguf_file(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"

@@ -15,6 +15,7 @@ from probekd.cascade.teacher import ProbedTeacher, open_run
 from probekd.cascade.threshold import Threshold, choose_threshold, fewest_rows
 from probekd.errors import ConfigError
 from probekd.progress import Progress
+from probekd.prompts import shows_subject
 from probekd.stages import Run
 from probekd.student.backends import Predictor, open_student
 from probekd.student.model import StudentInfo
@@ -141,10 +142,19 @@ def cascade_file(
     info = StudentInfo.load(Path(student_dir))
     run = open_run(run_dir)
     _check_task(info, run, student_dir)
+    prompt = run.task.prompt
+    subject = shows_subject(prompt, run.task.rows(prompt.shots_from) if prompt.shots else ())
     plan = plan_file(
-        info, input_path, output_path, ANSWERED_BY, question=question, options=options, overwrite=overwrite
+        info,
+        input_path,
+        output_path,
+        ANSWERED_BY,
+        question=question,
+        options=options,
+        overwrite=overwrite,
+        subject=subject,
     )
-    named = read_examples(info, held_out, question, options) if held_out else None
+    named = read_examples(info, held_out, question, options, subject=subject) if held_out else None
     teacher, student = ProbedTeacher.open(run), open_student(student_dir, backend)
     rows = held_out_rows(run.task, named, plan.examples())
     rule = choose_rule(student, teacher, rows, agreement, level, progress)

@@ -21,8 +21,8 @@ from probekd.teacher.blocks import free_memory, weight_bytes
 from probekd.teacher.check import packable
 from probekd.teacher.load import Teacher, load_teacher, load_tokenizer, resolve_model
 
-# Relative to the largest number of the states of a layout, position and depth.
-EXACT, BFLOAT16, GGUF = 1e-4, 5e-2, 1e-3
+# Relative to each state.
+EXACT, BFLOAT16, GGUF = 1e-4, 1e-1, 1e-3
 # Decisions that must be the reference's, whatever the errors; those of a model near chance are close calls.
 DECISIONS = 0.8
 FLOAT16_LARGEST = 65504
@@ -245,12 +245,12 @@ def _prompts(encoder: PromptEncoder, number: int, limit: int) -> tuple[tuple[Che
 
 
 def _range(truths: tuple[Truth, ...]) -> Check:
-    """Are the reference's own states finite, and would they be in float16?"""
+    """Are the reference's own numbers finite, and would they be in float16?"""
     if not all(t.finite for t in truths):
         text = "the reference's own states overflow in float32: the weights are damaged"
         return Check(name="finite", finding="fault", text=text)
-    largest = max(t.largest for t in truths)
-    text = f"the largest number of a state is {largest:.3g}"
+    largest, where = max(t.largest for t in truths)
+    text = f"the largest number on the way is {largest:.3g}, {where}"
     if largest > FLOAT16_LARGEST:
         text += f": float16 would overflow (it ends at {FLOAT16_LARGEST}), and is not offered"
         return Check(name="finite", finding="warning", text=text)

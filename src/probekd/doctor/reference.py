@@ -29,29 +29,27 @@ class Truth:
     Attributes:
         reading: In the form of our own.
         normed: By position, the last states after the final norm, as ``output_hidden_states`` has them.
+        largest: The largest number of any token's state and of all that the model's matrices put out, and where it was.
     """
 
     reading: Reading
     normed: dict[Position, Tensor]
+    largest: tuple[float, str]
 
     @property
     def finite(self) -> bool:
         """Whether every state is."""
         return all(bool(torch.isfinite(s).all()) for s in self.reading.states.values())
 
-    @property
-    def largest(self) -> float:
-        """The largest number in a state."""
-        return max(float(s.abs().max()) for s in self.reading.states.values())
-
 
 @dataclass(frozen=True, kw_only=True)
 class _One:
-    """One sequence: states (depths, tokens, d), normed (1, tokens, d), logits (tokens, vocabulary) or None."""
+    """One sequence: states (depths, tokens, d), normed (1, tokens, d), logits (tokens, vocabulary) or None; see ``Truth``."""
 
     states: Tensor
     normed: Tensor
     logits: Tensor | None
+    largest: tuple[float, str]
 
 
 def read_reference(
@@ -93,10 +91,12 @@ def _read(model: Any, sheet: Sheet, *, encoder: bool) -> Truth:
     last = find_stack(body, int(model.config.get_text_config().num_hidden_layers), type(model).__name__)[-1]
     rows: list[dict[Position, Tensor]] = []
     normed: list[dict[Position, Tensor]] = []
+    largest = (0.0, "")
     label_logits = np.full((len(sheet.rows), sheet.max_options), np.nan)
     loglik = label_logits.copy()
     for number, prompt in enumerate(sheet.prompts):
         each = [_run(model, last, s) for s in prompt.sequences]
+        largest = max(largest, *(one.largest for one in each))
         rows.append(_picked(sheet, prompt, [one.states for one in each]))
         normed.append(_picked(sheet, prompt, [one.normed for one in each]))
         if sheet.labels is not None:
@@ -110,21 +110,45 @@ def _read(model: Any, sheet: Sheet, *, encoder: bool) -> Truth:
             option_loglik=loglik if sheet.layout == "branched" and not encoder else None,
         ),
         normed={p: torch.stack([r[p] for r in normed], dim=1)[0] for p in sheet.positions},
+        largest=largest,
     )
 
 
 def _run(model: Any, last: Any, sequence: TokenSequence) -> _One:
     ids = torch.tensor([sequence.tokens], device=model.device)
-    with torch.inference_mode(), _output_of(last) as leaving:
+    with torch.inference_mode(), _output_of(last) as leaving, _peaks_of(model) as peaks:
         out = model(input_ids=ids, output_hidden_states=True)
     *below, normed = (h[0].float().cpu() for h in out.hidden_states)
     logits = getattr(out, "logits", None)
     # Transformers' own list ends after the final norm; we keep what enters it.
+    states = torch.stack([*below, leaving[-1][0].float().cpu()])
+    peaks += [(float(s.abs().max()), f"in a state at depth {depth}") for depth, s in enumerate(states)]
     return _One(
-        states=torch.stack([*below, leaving[-1][0].float().cpu()]),
+        states=states,
         normed=normed[None],
         logits=None if logits is None else logits[0].float().cpu(),
+        largest=max(peaks),
     )
+
+
+@contextmanager
+def _peaks_of(model: Any) -> Iterator[list[tuple[float, str]]]:
+    """The largest number that each of a model's matrices puts out, at whatever token, and its name."""
+    peaks: list[tuple[float, str]] = []
+
+    def keep(name: str) -> Any:
+        def hook(_: Any, __: Any, output: Any) -> None:
+            peaks.append((float(output.detach().abs().max()), f"out of {name}"))
+
+        return hook
+
+    matrices = [(n, m) for n, m in model.named_modules() if getattr(getattr(m, "weight", None), "ndim", 0) == 2]
+    handles = [module.register_forward_hook(keep(name)) for name, module in matrices]
+    try:
+        yield peaks
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import platform
 import shutil
 import time
@@ -22,7 +24,7 @@ from probekd.extraction.survey import Survey
 from probekd.files import explained, file_digest, read_json, remove_leftovers, replacing, write_json
 from probekd.progress import Progress
 from probekd.prompts import Prompt
-from probekd.states import FORMAT, seal
+from probekd.states import FORMAT, StateStore, seal
 from probekd.tasks.base import content_hash
 from probekd.teacher.batching import shard_slices
 from probekd.teacher.load import Teacher
@@ -89,6 +91,7 @@ class Job:
             teacher.fingerprint,
             teacher.config.dtype,
             teacher.attention,
+            survey.split,  # rows are looked up by it
             survey.layout,
             survey.orders,
             positions,
@@ -161,6 +164,13 @@ class Job:
         (prompt,) = self.survey.encode([int(self.survey.longest.argmin())])
         check_pass(self.teacher, prompt)
 
+    def use(self) -> StateStore:
+        """The finished store, dated, so that ``cache gc`` knows what was used last."""
+        self._tidy()
+        with contextlib.suppress(PermissionError):  # a cache that others fill may be read all the same
+            os.utime(self.directory / "manifest.json")
+        return StateStore.open(self.directory)
+
     def run(self, progress: Progress) -> None:
         """Fill the store, or wait for the process that does."""
         from filelock import FileLock
@@ -170,7 +180,6 @@ class Job:
             self.lock.touch()
         with FileLock(self.lock):
             if self.finished:
-                self._tidy()
                 progress.advance(self.tokens)
                 return
             began = time.monotonic()
@@ -312,10 +321,9 @@ class Job:
             "index": {"file": index.name, "bytes": index.stat().st_size, "sha256": file_digest(index)},
         }
         write_json(self.directory / "manifest.json", seal(manifest))
-        self._tidy()
 
     def _tidy(self) -> None:
-        """Remove what only an unfinished store needs."""
+        """Remove what only an unfinished store needs: a killed process may have left it."""
         (self.directory / ".plan.json").unlink(missing_ok=True)
         for scratch in [self.directory / shards.DIGESTS, *self.directory.glob(".pass-*")]:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from probekd.config import Layout, Position, TeacherConfig
@@ -27,6 +27,7 @@ def extract(
     outputs: bool = True,
     cache: Path | None = None,
     progress: Progress | None = None,
+    claim: Callable[[StateStore], StateStore] | None = None,
 ) -> States:
     """Read the teacher's states for a task's rows, from the cache where they are there already.
 
@@ -43,6 +44,8 @@ def extract(
             deepest depth that is kept, and the blocks above it are not even loaded.
         cache: Directory of the states cache; None = the variable PROBEKD_CACHE, else ~/.cache/probekd.
         progress: Told tokens as they are done.
+        claim: Given each store as soon as it is there, hours before the last perhaps; what it returns is used. A run
+            directory links its stores so, which ``cache gc`` then leaves alone.
 
     Raises:
         DataError, ModelError, StoreError: see the parts; what was finished stays, and the next call goes on from there.
@@ -75,11 +78,16 @@ def extract(
         raise DataError(
             f"task {task.name}: nothing to extract: no rows, or none of the positions {list(positions or ())} in these layouts"
         )
+    claim = claim or (lambda store: store)
+    stores: dict[int, StateStore] = {}
     with working(progress, "reading the teacher", sum(j.tokens for j in jobs), "tokens"):
-        pending = [job for job in jobs if not job.finished]
-        progress.advance(sum(job.tokens for job in jobs if job.finished))
+        pending = [number for number, job in enumerate(jobs) if not job.finished]
+        for number in sorted(set(range(len(jobs))) - set(pending)):
+            stores[number] = claim(jobs[number].use())
+            progress.advance(jobs[number].tokens)
         if pending:
-            pending[0].check()
-        for job in pending:
-            job.run(progress)
-    return States(tuple(StateStore.open(job.directory) for job in jobs))
+            jobs[pending[0]].check()
+        for number in pending:
+            jobs[number].run(progress)
+            stores[number] = claim(jobs[number].use())
+    return States(tuple(stores[number] for number in range(len(jobs))))

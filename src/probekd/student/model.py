@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from probekd.config import KindName, Likelihood, PromptConfig, StudentConfig
 from probekd.errors import ModelError, StoreError
 from probekd.files import read_json, write_json
+from probekd.prompts import shows_subject
 from probekd.student.calibration import StudentCalibration
 from probekd.student.history import Epoch
 from probekd.student.kinds import StudentKind, kind_named
@@ -85,6 +86,12 @@ class StudentInfo:
     def sharpness(self) -> float:
         """What the network's logits are to be multiplied by to be those that training left."""
         return self.calibration.temperature if self.calibration and self.calibration.folded else 1.0
+
+    @property
+    def shows_subject(self) -> bool:
+        """Whether the student reads a row's subject."""
+        reads_prompt = self.student_kind not in ("head", "static")
+        return reads_prompt and shows_subject(self.prompt, self.worked_examples)
 
     def save(self, directory: Path) -> None:
         """Write ``probekd.json``."""

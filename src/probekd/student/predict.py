@@ -136,8 +136,9 @@ def plan_file(
     question: str | None,
     options: str | Sequence[str] | None,
     overwrite: bool,
+    subject: bool = False,
 ) -> FilePlan:
-    """Read all rows once, before models are loaded; see ``predict_file``.
+    """Read all rows once, before models are loaded; see ``predict_file``, and of ``subject`` ``row_reader``.
 
     Raises:
         DataError: a file, column or row that cannot be used.
@@ -148,7 +149,7 @@ def plan_file(
         raise DataError(f"{output_path}: exists already; give another name or ask to overwrite it")
     if output_path.resolve() == input_path.resolve():
         raise DataError(f"{output_path}: is the input; give another name")
-    to_example = row_reader(info, input_path, question, options)
+    to_example = row_reader(info, input_path, question, options, subject=subject)
     total, columns = _check(input_path, to_example, added.names)
     return FilePlan(
         input_path=input_path, output_path=output_path, to_example=to_example, rows=total, columns=columns, added=added
@@ -156,10 +157,15 @@ def plan_file(
 
 
 def read_examples(
-    info: StudentInfo, path: Path, question: str | None = None, options: str | Sequence[str] | None = None
+    info: StudentInfo,
+    path: Path,
+    question: str | None = None,
+    options: str | Sequence[str] | None = None,
+    *,
+    subject: bool = False,
 ) -> list[Example]:
     """All rows of a file as ``predict_file`` reads them; an Example's id is the place of its row."""
-    to_example = row_reader(info, path, question, options)
+    to_example = row_reader(info, path, question, options, subject=subject)
     return [to_example(where, row) for where, row in read_rows(path)]
 
 
@@ -175,17 +181,33 @@ def prediction(example: Example, probs: np.ndarray) -> Row:
 
 
 def row_reader(
-    info: StudentInfo, path: Path, question: str | None, options: str | Sequence[str] | None
+    info: StudentInfo,
+    path: Path,
+    question: str | None,
+    options: str | Sequence[str] | None,
+    *,
+    subject: bool = False,
 ) -> Callable[[str, Row], Example]:
-    """How a row becomes an Example; the columns are looked up once, in the first row."""
+    """How a row becomes an Example; the columns are looked up once, in the first row.
+
+    Args:
+        info: Of the student.
+        path: The file.
+        question: Its column.
+        options: Its column or columns.
+        subject: Whether another reader of the rows is shown their subject; the student says by itself whether it is.
+    """
     where, first = next(read_rows(path), (str(path), None))
     if first is None:
         raise DataError(f"{path}: has no rows")
     text_column = _existing([question] if question else QUESTION_COLUMNS, first, where, "--question")
+    about = _subjects(info, first, where) if subject or info.shows_subject else lambda where, row: ""
     if info.kind == "classification":
         if options is not None:
             raise DataError(f"{path}: the student chooses among its own {len(info.labels)} labels; leave --options out")
-        return lambda where, row: Example(id=where, question=text_of(row, text_column, where), options=info.labels)
+        return lambda where, row: Example(
+            id=where, question=text_of(row, text_column, where), options=info.labels, subject=about(where, row)
+        )
     if options is None or isinstance(options, str):
         columns: str | Sequence[str] = _existing([options] if options else OPTION_COLUMNS, first, where, "--options")
     else:
@@ -193,11 +215,23 @@ def row_reader(
 
     def read(where: str, row: Row) -> Example:
         choices = options_of(row, columns, where)
-        example = Example(id=where, question=text_of(row, text_column, where), options=choices)
+        example = Example(
+            id=where, question=text_of(row, text_column, where), options=choices, subject=about(where, row)
+        )
         check_options(example, where)
         return example
 
     return read
+
+
+def _subjects(info: StudentInfo, first: Row, where: str) -> Callable[[str, Row], str]:
+    """How a row's subject is found, without which its prompt would be another than those that were learned from."""
+    if "subject" not in first:
+        raise DataError(
+            f"{where}: no column 'subject'; prompts of the task {info.task} show it, so add the column, with the subjects that "
+            "the task has"
+        )
+    return lambda where, row: text_of(row, "subject", where)
 
 
 def _existing(names: Sequence[str], row: Row, where: str, option: str) -> str:

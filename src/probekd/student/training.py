@@ -15,7 +15,7 @@ import torch
 from probekd.config import SAME_STUDENT, StudentConfig
 from probekd.errors import DataError, ModelError
 from probekd.progress import Progress
-from probekd.student.checkpoint import Checkpoints, trained_tensors
+from probekd.student.checkpoint import Checkpoints
 from probekd.student.fit import fit
 from probekd.student.history import Epoch
 from probekd.student.kinds import StudentKind, kind_named
@@ -199,7 +199,8 @@ def _key(
     versions = [metadata.version(name) for name in ("torch", "transformers", "accelerate")]
     devices = torch.cuda.is_available(), torch.get_num_threads(), process_count()
     found.update(repr((options, job.epochs, job.seed, stop_after, versions, devices)).encode())
-    for name, tensor in trained_tensors(objective).items():
+    # Frozen ones too: factors that were trained beside other weights are another training's.
+    for name, tensor in objective.state_dict().items():
         found.update(name.encode())
         found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     for row in rows:

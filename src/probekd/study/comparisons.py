@@ -89,11 +89,13 @@ class Comparison:
 def compare_panel(panel: Panel, *, resamples: int) -> list[Comparison]:
     """Every method of ``OURS`` in a panel against every other method there."""
     pairs = [(a, b) for a in OURS if a in panel.methods for b in panel.methods if a != b and panel.seeds(a, b)]
-    found = {metric: _differences(panel, pairs, metric, resamples) for metric in METRICS}
+    # An ECE is one number a seed: of a single seed nothing says how sure a difference is.
+    compared = {m: [p for p in pairs if m != "ece" or len(panel.seeds(*p)) > 1] for m in METRICS}
     comparisons: list[Comparison] = []
-    for metric, differences in found.items():
-        for ours in dict.fromkeys(a for a, _ in pairs):
-            rivals = [b for a, b in pairs if a == ours]
+    for metric, some in compared.items():
+        differences = _differences(panel, some, metric, resamples)
+        for ours in dict.fromkeys(a for a, _ in some):
+            rivals = [b for a, b in some if a == ours]
             adjusted = holm([differences[ours, b].p_value for b in rivals])
             comparisons += [
                 _comparison(panel, metric, (ours, b), differences[ours, b], p)

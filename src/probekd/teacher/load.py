@@ -367,7 +367,8 @@ def gguf_source(source: Path) -> dict[str, Any]:
     except ImportError:
         raise ModelError(f"{source}: reading GGUF files needs the package gguf: pip install 'probekd[gguf]'") from None
     try:
-        field = GGUFReader(source).fields.get("general.architecture")
+        reader = GGUFReader(source)
+        field = reader.fields.get("general.architecture")
     except (ValueError, IndexError, KeyError, OSError) as error:
         raise ModelError(f"{source}: not a whole GGUF file ({first_line(error)}); fetch it again") from None
     family = bytes(field.parts[field.data[0]]).decode() if field else "?"
@@ -375,6 +376,14 @@ def gguf_source(source: Path) -> dict[str, Any]:
         raise ModelError(
             f"{source}: GGUF files of the family {family!r} are refused: {GGUF_REFUSED.get(family, GGUF_REFUSED['other'])}; "
             "use the model's safetensors"
+        )
+    # llama.cpp keeps Llama 3's scaling of positions in a tensor, other kinds in fields; Transformers reads neither.
+    scaled = [t.name for t in reader.tensors if t.name.startswith("rope_freqs")]
+    scaled += [name for name in reader.fields if ".rope.scaling." in name]
+    if scaled:
+        raise ModelError(
+            f"{source}: this file scales rotary positions ({scaled[0]}), which Transformers' reader of GGUF drops, so that every "
+            "state would be another; use the model's safetensors"
         )
     return {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
 

@@ -16,7 +16,7 @@ from words import IN_WORDS, answer, by_hand, load
 
 from probekd.config import KindName, PromptConfig, StudentConfig
 from probekd.errors import DataError, ModelError
-from probekd.student import Student, distill
+from probekd.student import Student, distill, predict_file
 from probekd.student.kinds import kind_named
 from probekd.student.kinds.decoder import shown
 from probekd.student.trainer import seeded
@@ -169,6 +169,30 @@ def test_a_student_is_read_again_without_its_task(
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "student")
     original = AutoTokenizer.from_pretrained(model_dir("llama"))
     assert (tokenizer.padding_side, tokenizer.pad_token) == (original.padding_side, original.pad_token)
+
+
+@pytest.mark.parametrize("name", IN_WORDS)
+@pytest.mark.parametrize("told", ["instruction", "shots"])
+def test_a_file_is_predicted_with_the_subjects_that_its_prompts_show(
+    name: KindName, told: str, model_dir: Dir, choices: Task, tmp_path: Path
+) -> None:
+    about = {e.id: ("plants", "animals")[i % 2] for i, e in enumerate(choices.rows())}
+    splits = {k: tuple(replace(e, subject=about[e.id]) for e in rows) for k, rows in choices.splits.items()}
+    shown = (*splits["train"][:1], replace(splits["train"][1], id="more"))
+    prompt = PromptConfig(shots=1) if told == "shots" else PromptConfig(instruction="About {{ subject }}.")
+    task = replace(choices, splits={**splits, "train": splits["train"][:3], "dev": shown}, prompt=prompt)
+    config = StudentConfig(model=str(model_dir("llama")), kind=name, label_epochs=1, early_stopping=None)
+    student = distill(config.model, task, None, method="labels", config=config, output_dir=tmp_path / "student")
+    rows = task.rows("test")
+    lines = [{"question": e.question, "choices": list(e.options), "subject": e.subject} for e in rows]
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    predict_file(tmp_path / "student", source, out)
+    found = [json.loads(line)["probs"] for line in out.read_text().splitlines()]
+    np.testing.assert_allclose(found, np.array(student.predict_proba(rows)), atol=1e-6)
+    source.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "subject"}) + "\n" for line in lines))
+    with pytest.raises(DataError, match="no column 'subject'; prompts of the task choices show it, so add the column"):
+        predict_file(tmp_path / "student", source, tmp_path / "again.jsonl")
 
 
 @pytest.mark.parametrize("name", IN_WORDS)
