@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import CAUSAL, MORE_CAUSAL, NOT_PACKABLE
+from transformers import AutoModelForCausalLM, AutoTokenizer, Phi3Config, Phi3ForCausalLM
 
 from probekd.config import PromptConfig
+from probekd.extraction import extract
 from probekd.prompts import PromptEncoder
 from probekd.tasks.base import Task
 from probekd.teacher.attention import NAME, PrefixKeys
 from probekd.teacher.batching import PackedBatch
-from probekd.teacher.check import packable, states_of
-from probekd.teacher.load import Teacher
+from probekd.teacher.check import packable, paddable, states_of
+from probekd.teacher.load import Teacher, load_teacher
 from probekd.teacher.packing import Tree, branches_of, tree_of
 
 TeacherOf = Callable[[str], Teacher]
@@ -93,6 +96,49 @@ def test_a_model_that_does_not_listen_is_found_out(family: str, teacher_of: Teac
     before = teacher.attention
     assert "cannot be packed" in (why := packable(teacher, prompts_of(teacher, choices, "branched"))) or "attend" in why
     assert teacher.attention == before
+
+
+@pytest.mark.parametrize("family", [*NOT_PACKABLE, "bert", "opt"])
+def test_rows_may_be_padded(family: str, teacher_of: TeacherOf, choices: Task) -> None:
+    teacher = teacher_of(family)
+    assert paddable(teacher, prompts_of(teacher, choices, "branched")) == ""
+
+
+def test_a_model_that_scales_by_the_longest_row_is_read_a_row_at_a_time(
+    model_dir: Callable[[str], Path], choices: Task, tmp_path: Path
+) -> None:
+    """LongRoPE: short factors up to a length, long ones beyond, for all of a batch."""
+    tokenizer = AutoTokenizer.from_pretrained(model_dir("llama"))
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2}
+    scale = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "rope_theta": 10000.0}
+    config = Phi3Config(
+        vocab_size=len(tokenizer),
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+        max_position_embeddings=256,
+        original_max_position_embeddings=36,
+        rope_parameters={**scale, "original_max_position_embeddings": 36},
+        initializer_range=0.2,
+        **sizes,
+    )
+    Phi3ForCausalLM(config).save_pretrained(tmp_path / "phi3")
+    tokenizer.save_pretrained(tmp_path / "phi3")
+    teacher = load_teacher(tmp_path / "phi3")
+    prompts = prompts_of(teacher, choices, "listed")
+    lengths = [len(p.sequences[0].tokens) for p in prompts]
+    assert min(lengths) < 36 < max(lengths), lengths
+    assert "beside a longer one" in paddable(teacher, prompts)
+    states = extract(teacher, choices, layouts=["listed"], cache=tmp_path / "cache")
+    plan = states.stores[0].manifest["pass"]
+    assert plan["batch_tokens"] == 1 and "one sequence at a time, since a row's states differ" in plan["reason"]
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "phi3").eval()
+    for prompt in prompts:
+        (sequence,) = prompt.sequences
+        with torch.inference_mode():
+            out = plain(input_ids=torch.tensor([sequence.tokens]), output_hidden_states=True).hidden_states[1]
+        found = states.read("listed", "answer", 1, [prompt.id])[0]
+        np.testing.assert_allclose(found, out[0, sequence.answer], atol=1e-4)
 
 
 def test_an_encoder_is_not_packed(teacher_of: TeacherOf, choices: Task) -> None:

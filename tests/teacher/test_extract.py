@@ -8,15 +8,17 @@ import pytest
 import torch
 from tiny import CAUSAL
 
+from probekd.config import PromptConfig
 from probekd.errors import ModelError
 from probekd.prompts import Prompt, PromptEncoder
 from probekd.tasks.base import Task
 from probekd.teacher import extract as extract_module
 from probekd.teacher import passes as passes_module
-from probekd.teacher.check import check_pass
+from probekd.teacher.check import check_pass, packable
 from probekd.teacher.extract import Wanted, read_states
 from probekd.teacher.load import Teacher
-from probekd.teacher.passes import Budget
+from probekd.teacher.packing import branches_of
+from probekd.teacher.passes import Budget, plan_work, run_work
 
 TeacherOf = Callable[[str], Teacher]
 
@@ -149,6 +151,34 @@ def test_check_pass_finds_a_teacher_taken_apart_wrongly(
     broken = replace(llama, **change(llama))
     with pytest.raises(ModelError, match=message):
         check_pass(broken, prompt)
+
+
+@pytest.mark.parametrize("when", ["checked", "packed", "prefix"])
+def test_a_row_that_does_not_fit_into_memory(
+    when: str, llama: Teacher, choices: Task, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no fault of the architecture, and no reason to read all rows in another way."""
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("out of memory: tried to allocate 2 GiB")
+
+    handle = llama.blocks[1].register_forward_pre_hook(full)
+    says = r"one row of \d+ tokens does not fit into memory \(out of memory: tried.*set teacher.memory: streamed"
+    try:
+        with pytest.raises(ModelError, match=says):
+            if when == "checked":
+                check_pass(llama, prompt)
+            elif when == "packed":
+                monkeypatch.setattr("probekd.teacher.check._every_kind", lambda _: 2)
+                packable(llama, [prompt])
+            else:
+                shared = replace(choices, prompt=PromptConfig(instruction="the red cow eats grass, " * 30))
+                prompts = [PromptEncoder(llama.tokenizer, shared).encode(e, "listed") for e in shared.rows()] * 20
+                plan = plan_work(llama, [branches_of(i, p) for i, p in enumerate(prompts)], packed=True)
+                assert plan[0].prefix is not None
+                run_work(llama, plan, [3], lambda *_: None, Budget(10_000))
+    finally:
+        handle.remove()
 
 
 def test_check_pass_finds_a_norm_applied_in_the_hook(

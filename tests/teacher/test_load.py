@@ -11,7 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import CAUSAL, FAMILIES, byte_level_tokenizer, word_tokenizer
-from transformers import AutoModelForCausalLM, RobertaConfig, RobertaModel, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    MiniCPM3Config,
+    MiniCPM3ForCausalLM,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from probekd.config import TeacherConfig
 from probekd.errors import ModelError
@@ -187,6 +196,27 @@ def test_digests_are_remembered_and_a_damaged_memo_is_made_anew(
 
 def test_tokenizer_of_a_directory(model_dir: ModelDir) -> None:
     assert load_tokenizer(model_dir("bert")).is_fast
+
+
+def test_blocks_that_another_number_of_them_would_change_are_not_cut(
+    model_dir: ModelDir, choices: Task, tmp_path: Path
+) -> None:
+    """MiniCPM3 scales what a block adds by the number of blocks."""
+    tokenizer = AutoTokenizer.from_pretrained(model_dir("llama"))
+    ranks = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 8}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 4}
+    config = MiniCPM3Config(vocab_size=len(tokenizer), num_hidden_layers=4, pad_token_id=0, **sizes, **ranks)
+    directory = tmp_path / "minicpm3"
+    MiniCPM3ForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    assert len(load_teacher(directory, depth=2).blocks) == 4
+    ours, theirs = (
+        extract(teacher, choices, splits=["train"], depths=[2], outputs=outputs, cache=tmp_path / str(outputs))
+        for teacher, outputs in ((TeacherConfig(model=str(directory)), False), (directory, True))
+    )
+    for layout in theirs.layouts:
+        a, b = (s.read(layout, "option_end", 2, ["a", "b"]) for s in (ours, theirs))
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])

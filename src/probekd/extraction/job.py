@@ -196,14 +196,20 @@ class Job:
 
     def _plan(self) -> dict[str, Any]:
         """How the rows are computed: decided once and kept, so that a killed extraction goes on with the same batches."""
-        from probekd.teacher.check import packable
+        from probekd.teacher.check import packable, paddable
 
         path = self.directory / ".plan.json"
         if path.is_file():
             return dict(read_json(path))
         ends = sorted({int(self.survey.longest.argmax()), int(self.survey.longest.argmin())})
-        reason = packable(self.teacher, self.survey.encode(ends))
-        plan = {"packed": not reason, "reason": reason, "batch_tokens": self._budget(packed=not reason)}
+        prompts = self.survey.encode(ends)
+        reason = packable(self.teacher, prompts)
+        apart = paddable(self.teacher, prompts) if reason else ""
+        plan = {
+            "packed": not reason,
+            "reason": f"{reason}; one sequence at a time, since {apart}" if apart else reason,
+            "batch_tokens": 1 if apart else self._budget(packed=not reason),
+        }
         write_json(path, plan)
         return plan
 

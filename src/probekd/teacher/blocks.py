@@ -58,11 +58,11 @@ def depth_of_every_kind(blocks: Sequence[Any], layer_types: Sequence[str]) -> in
         blocks: The model's blocks; their weights need not be in memory.
         layer_types: What the config calls each of them; may be empty.
     """
-    kinds = [(*_build(block), *layer_types[i : i + 1]) for i, block in enumerate(blocks)]
+    kinds = [(*build_of(block), *layer_types[i : i + 1]) for i, block in enumerate(blocks)]
     return max(kinds.index(kind) for kind in kinds) + 1
 
 
-def _build(block: Any) -> tuple[Any, ...]:
+def build_of(block: Any) -> tuple[Any, ...]:
     """Classes of a block's modules, and their attributes that are plain values."""
     return tuple(
         (type(module), *sorted((k, v) for k, v in vars(module).items() if _tells_apart(k, v)))

@@ -18,7 +18,7 @@ from probekd.teacher.blocks import depth_of_every_kind
 from probekd.teacher.extract import not_finite, vocabulary_logits
 from probekd.teacher.load import Teacher, first_line
 from probekd.teacher.packing import Branch, Group, branches_of, common_length, first_read, tree_of
-from probekd.teacher.passes import Work, group_work, run_batch
+from probekd.teacher.passes import MemoryFullError, Work, does_not_fit, group_work, memory_said, run_batch
 from probekd.teacher.streamed import ending_after, stream_work
 
 if TYPE_CHECKING:
@@ -39,16 +39,19 @@ def check_pass(teacher: Teacher, prompt: Prompt) -> None:
     disk once more.
 
     Raises:
-        ModelError: they differ by more than rounding, or a state is not finite; names what and where.
+        ModelError: they differ by more than rounding, or a state is not finite; names what and where. Or the row does not
+            fit into memory.
     """
     branch = _beginning(branches_of(0, prompt)[0])
     last = len(teacher.blocks) if teacher.weights is None else _every_kind(teacher)
     ids = torch.tensor([branch.sequence.tokens], device=teacher.device)
     with torch.inference_mode():
         try:
-            with nullcontext() if teacher.weights is None else ending_after(teacher, last):
+            with memory_said(), nullcontext() if teacher.weights is None else ending_after(teacher, last):
                 theirs = teacher.model(input_ids=ids, output_hidden_states=True)
             (seen,) = states_of(teacher, [PaddedBatch([branch])], last)
+        except MemoryFullError as error:
+            raise does_not_fit(ids.shape[1], error) from None
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
             raise _unsupported(teacher, f"reading a row fails ({type(error).__name__}: {first_line(error)})") from None
         broken = [depth for depth, hidden in seen.items() if not bool(torch.isfinite(hidden).all())]
@@ -94,15 +97,19 @@ def packable(teacher: Teacher, prompts: Sequence[Prompt]) -> str:
 
     The shortest and the longest of the rows are read as a group that shares whatever they begin with, and compared with
     each of their sequences read alone, by as many blocks as it takes to meet every kind: all of a kind attend alike.
+
+    Raises:
+        ModelError: the rows do not fit into memory.
     """
     if teacher.encoder:
         return "an encoder reads both ways, so nothing can be shared"
-    ends = sorted(prompts, key=lambda p: (max(len(s.tokens) for s in p.sequences), p.id))
-    prefix, packed = _packed([branches_of(i, p) for i, p in enumerate((ends[0], ends[-1]))], teacher)
+    prefix, packed = _packed([branches_of(i, p) for i, p in enumerate(_ends(prompts))], teacher)
     alone = [PaddedBatch([member]) for member in packed.members]
     name = type(teacher.body).__name__
     try:
         (together, *each) = states_of(teacher, [packed, *alone], _every_kind(teacher), first=prefix)
+    except MemoryFullError as error:
+        raise does_not_fit(packed.shape[1], error) from None
     except Exception as error:
         return f"{name} cannot be packed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     for number, (member, theirs) in enumerate(zip(packed.members, each, strict=True)):
@@ -113,6 +120,35 @@ def packable(teacher: Teacher, prompts: Sequence[Prompt]) -> str:
             if not apart <= PACKED_TOLERANCE[teacher.config.dtype]:
                 return f"{name} does not attend as it is told: packed states differ by {apart:.1e} at depth {depth}"
     return ""
+
+
+def paddable(teacher: Teacher, prompts: Sequence[Prompt]) -> str:
+    """Why a model's rows cannot be padded to one length and read together; empty when they can.
+
+    Models that choose the scale of their positions by the longest row of a batch (LongRoPE: Phi-3 with 128k tokens) read a
+    short row otherwise beside a long one. Compared like ``packable``.
+
+    Raises:
+        ModelError: the rows do not fit into memory.
+    """
+    members = [branches_of(i, p)[0] for i, p in enumerate(_ends(prompts))]
+    both = PaddedBatch(members)
+    try:
+        together, *each = states_of(teacher, [both, *(PaddedBatch([m]) for m in members)], _every_kind(teacher))
+    except MemoryFullError as error:
+        raise does_not_fit(both.shape[1], error) from None
+    for number, theirs in enumerate(each):
+        for depth, states in theirs.items():
+            apart = relative_error(together[depth][number, : states.shape[1]], states[0])
+            if not apart <= PACKED_TOLERANCE[teacher.config.dtype]:
+                return f"a row's states differ by {apart:.1e} beside a longer one at depth {depth}"
+    return ""
+
+
+def _ends(prompts: Sequence[Prompt]) -> tuple[Prompt, Prompt]:
+    """The shortest and the longest."""
+    ends = sorted(prompts, key=lambda p: (max(len(s.tokens) for s in p.sequences), p.id))
+    return ends[0], ends[-1]
 
 
 def _packed(rows: Sequence[Sequence[Branch]], teacher: Teacher) -> tuple[Batch | None, Batch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from probekd.tasks.base import content_hash
 from probekd.teacher.architecture import context_length, find_norm, logit_scale
 from probekd.teacher.blocks import (
     BlockWeights,
+    build_of,
     find_stack,
     first_blocks,
     free_memory,
@@ -232,13 +234,14 @@ def load_teacher(config: TeacherConfig | str | Path, *, depth: int | None = None
         depths = int(text_config.num_hidden_layers)
         if depth is not None and not 0 <= depth <= depths:
             raise ModelError(f"{config.model}: there is no depth {depth}; it has {depths} blocks")
-        if depth is not None:
-            first_blocks(text_config, max(1, depth))
         encoder = is_encoder(model_config)
+        if depth is not None and depth < depths:
+            model_config = _cut(model_config, config, max(1, depth), encoder=encoder)
+            text_config = model_config.get_text_config()
         streamed = _streams(config, source)
         model, missing, weights = _load_model(source, config, model_config, encoder=encoder, streamed=streamed)
     body = model if encoder else model.base_model
-    cut = depth is not None and depth < depths
+    cut = int(text_config.num_hidden_layers) < depths
     head = (
         None
         if encoder or cut or any("head" in key or "embed_out" in key for key in missing)
@@ -301,14 +304,40 @@ def _load_config(source: Path, config: TeacherConfig) -> Any:
     return found
 
 
+def _cut(model_config: Any, config: TeacherConfig, count: int, *, encoder: bool) -> Any:
+    """The config of the first blocks alone; of all of them where these would be built another way.
+
+    Some families scale a block by the number of blocks (MiniCPM3), or have the last ones use the keys of earlier ones
+    (Gemma-3n): their first blocks are others in a shorter model.
+    """
+    cut = copy.deepcopy(model_config)
+    first_blocks(cut.get_text_config(), count)
+    whole, shorter = (_builds(c, config, encoder=encoder) for c in (model_config, cut))
+    return cut if shorter == whole[:count] else model_config
+
+
+def _builds(model_config: Any, config: TeacherConfig, *, encoder: bool) -> list[Any]:
+    import torch
+
+    with torch.device("meta"):
+        skeleton = _family(encoder).from_config(model_config, trust_remote_code=config.trust_remote_code)
+    count = int(model_config.get_text_config().num_hidden_layers)
+    return [build_of(b) for b in find_stack(skeleton if encoder else skeleton.base_model, count, config.model)]
+
+
+def _family(encoder: bool) -> Any:
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    return AutoModel if encoder else AutoModelForCausalLM
+
+
 def _load_model(
     source: Path, config: TeacherConfig, model_config: Any, *, encoder: bool, streamed: bool
 ) -> tuple[Any, list[str], BlockWeights | None]:
     """The model, the names of weights that its checkpoint lacks, and where streamed blocks come from."""
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM
 
-    family: Any = AutoModel if encoder else AutoModelForCausalLM
+    family = _family(encoder)
     options: dict[str, Any] = {
         **gguf_source(source),
         "config": model_config,

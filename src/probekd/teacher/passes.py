@@ -93,7 +93,7 @@ def run_batch(teacher: Teacher, batch: Batch, depths: Sequence[int], visit: Batc
     def flat(depth: int, states: Tensor) -> None:
         visit(depth, batch, states.flatten(0, 1))
 
-    with _memory(), torch.inference_mode(), state_hooks(teacher, depths, flat, stop=True):
+    with memory_said(), torch.inference_mode(), state_hooks(teacher, depths, flat, stop=True):
         run_body(teacher, batch)
 
 
@@ -112,8 +112,23 @@ def run_work(teacher: Teacher, plan: Sequence[Work], depths: Sequence[int], visi
     """
     for work in plan:
         if work.prefix is not None:
-            run_batch(teacher, work.prefix, [max(depths)], _nothing)
+            _run_prefix(teacher, work.prefix, [max(depths)])
         _run_halving(work, budget, lambda batch: run_batch(teacher, batch, depths, visit))
+
+
+def _run_prefix(teacher: Teacher, prefix: Batch, depths: Sequence[int]) -> None:
+    """What a group's rows begin with; one that does not fit is a row that does not, since each of them has it all."""
+    try:
+        run_batch(teacher, prefix, depths, _nothing)
+    except MemoryFullError as error:
+        raise does_not_fit(prefix.shape[1], error) from None
+
+
+def does_not_fit(tokens: int, error: Exception) -> ModelError:
+    """What is said where the memory is too small for a single row."""
+    return ModelError(
+        f"one row of {tokens} tokens does not fit into memory ({error}); shorten the prompt, or set teacher.memory: streamed"
+    )
 
 
 def _run_halving(work: Work, budget: Budget, run: Callable[[Batch], None]) -> None:
@@ -124,10 +139,7 @@ def _run_halving(work: Work, budget: Budget, run: Callable[[Batch], None]) -> No
             run(work.batch(work.items[done : done + count]))
         except MemoryFullError as error:
             if count == 1:
-                raise ModelError(
-                    f"one row of {work.sizes[done]} tokens does not fit into memory ({error}); shorten the prompt, "
-                    "or set teacher.memory: streamed"
-                ) from None
+                raise does_not_fit(work.sizes[done], error) from None
             budget.tokens = max(1, sum(work.sizes[done : done + count]) // 2)
             continue
         done += count
@@ -150,7 +162,7 @@ def measure_budget(teacher: Teacher, plan: Sequence[Work]) -> int:
     work = max(plan, key=lambda w: sum(w.sizes))
     depths = [min(_TIMED_BLOCKS, len(teacher.blocks))]
     if work.prefix is not None:
-        run_batch(teacher, work.prefix, depths, _nothing)
+        _run_prefix(teacher, work.prefix, depths)
     best, fastest = BUDGETS[0], 0.0
     for tokens in BUDGETS:
         if tokens > BUDGETS[0] and tokens > sum(work.sizes):
@@ -178,8 +190,12 @@ def _nothing(depth: int, batch: Batch, states: Tensor) -> None:
 
 
 @contextmanager
-def _memory() -> Iterator[None]:
-    """Turn PyTorch's ways of saying that memory is full into one."""
+def memory_said() -> Iterator[None]:
+    """Turn PyTorch's ways of saying that memory is full into one.
+
+    Raises:
+        MemoryFullError: it is.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
