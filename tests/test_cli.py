@@ -297,6 +297,18 @@ def test_the_estimate_bounds_what_lies_between_the_blocks_of_a_streamed_teacher(
     assert 0 < max(seen) <= bound
 
 
+def test_an_estimate_of_rows_that_are_all_too_long(
+    call: Call, tmp_path: Path, model_dir: Callable[[str], Path]
+) -> None:
+    made = workspace(
+        tmp_path / "w", "classification", teacher=model_dir("llama"), student=model_dir("bert"), sizes=SMALL
+    )
+    made.config["teacher"] |= {"max_length": 3, "on_long": "drop"}
+    made.write()
+    status, _, err = call("estimate", made.path)
+    assert status == 2 and "every row is longer than the teacher's context of 3 tokens and dropped" in err
+
+
 def test_an_interrupt_says_how_to_go_on(call: Call, warm: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

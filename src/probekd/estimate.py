@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from probekd.config import Layout, RunConfig
+from probekd.errors import DataError
 from probekd.extraction import Survey, default_positions, survey_task
-from probekd.extraction.streaming import bytes_between
+from probekd.extraction.streaming import bytes_between, count_passes
 from probekd.rundir import RunDirectory
 from probekd.stages import Run
 from probekd.teacher.blocks import free_memory, weight_bytes
-from probekd.teacher.load import Teacher, load_teacher, resolve_model
+from probekd.teacher.load import Teacher, device_of, load_teacher, resolve_model
 
 WARM_UP_ROWS = 24
 WARM_UP_BLOCKS = 2
@@ -25,12 +26,22 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
     layouts of the chosen probe and readout and kept at one depth. Which layouts will be chosen is not known yet, so
     their figures assume all of them and are upper bounds. Rows in the cache already are not subtracted, and the
     students' training is not included.
+
+    Raises:
+        DataError: every row is dropped, being longer than the teacher's context.
     """
     from probekd.progress import Silent
 
     run = Run(RunDirectory(config.runs_dir / "estimate"), config, Silent())
+    free = free_memory(device_of(config.teacher))
     teacher = run.teacher
     task, surveys = survey_task(teacher, run.drawn, splits=("train", "unlabelled", *run.eval_splits))
+    if not surveys:
+        raise DataError(
+            f"task {task.name}: every row is longer than the teacher's context of {teacher.max_length} tokens and dropped; use "
+            "fewer shots, a shorter prompt, or a teacher with a longer context"
+        )
+    reading = _seconds_of_weights(teacher)
     rates = {layout: _rate(teacher, next(s for s in surveys if s.layout == layout)) for layout in layouts(surveys)}
     splits: dict[str, Any] = {}
     for survey in surveys:
@@ -47,6 +58,7 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
         entry["tokens"] += int(survey.tokens.sum())
         entry["computed"] += computed
         entry["seconds"] += computed / rates[survey.layout]
+        entry["seconds"] += reading * count_passes(teacher, int(survey.tokens.sum()))
         entry["bytes"] += len(survey.rows) * slots * depths * teacher.width * teacher.dtype.itemsize
     total = {name: sum(s[name] for s in splits.values()) for name in ("tokens", "computed", "seconds", "bytes")}
     rate = total["computed"] / total["seconds"]
@@ -59,7 +71,7 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
         "memory_bytes": weight_bytes(
             resolve_model(config.teacher.model, config.teacher.revision), config.teacher.dtype
         ),
-        "free_memory_bytes": free_memory(str(teacher.device)),
+        "free_memory_bytes": free,
         "streamed": streamed,
         "between_bytes": bytes_between(teacher, longest) if streamed else 0,
         "splits": splits,
@@ -69,6 +81,15 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
 def layouts(surveys: Sequence[Survey]) -> list[Layout]:
     """Layouts of some surveys."""
     return list(dict.fromkeys(s.layout for s in surveys))
+
+
+def _seconds_of_weights(teacher: Teacher) -> float:
+    """What it takes to read all blocks of a streamed teacher once; 0 of one in memory."""
+    if teacher.weights is None:
+        return 0.0
+    began = time.monotonic()
+    with teacher.weights.loaded(teacher.blocks[0], 0):
+        return (time.monotonic() - began) * teacher.depths
 
 
 def _rate(teacher: Teacher, survey: Survey) -> float:

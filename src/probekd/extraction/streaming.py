@@ -45,6 +45,11 @@ def passes(job: Job) -> list[list[int]]:
     return found
 
 
+def count_passes(teacher: Teacher, tokens: int) -> int:
+    """How often the weights are read for a store of so many tokens."""
+    return -(-tokens // min(PASS_TOKENS, BETWEEN_BYTES // _token_bytes(teacher)))
+
+
 def bytes_between(teacher: Teacher, tokens: int) -> int:
     """Bytes on the disk while a store of so many tokens is streamed, at most: what enters a block, and what leaves it."""
     return min(BETWEEN_BYTES, min(PASS_TOKENS, tokens) * _token_bytes(teacher))

@@ -346,18 +346,19 @@ def _load_model(
         "output_loading_info": True,
     }
     if streamed:
-        return offloaded(family, options, config.model, _device(config), encoder=encoder)
+        return offloaded(family, options, config.model, device_of(config), encoder=encoder)
     if config.quantization:
         options["quantization_config"] = _quantization(config)
     if config.device_map:
         options["device_map"] = config.device_map
     model, report = family.from_pretrained(**options)
     if not config.device_map and not config.quantization:
-        model.to(_device(config))
+        model.to(device_of(config))
     return model, sorted(report["missing_keys"]), None
 
 
-def _device(config: TeacherConfig) -> str:
+def device_of(config: TeacherConfig) -> str:
+    """Where a teacher is computed."""
     import torch
 
     return config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
@@ -380,7 +381,7 @@ def _streams(config: TeacherConfig, source: Path) -> bool:
     """Whether blocks are loaded one at a time: when asked for, or when the weights exceed the free memory."""
     if config.memory != "auto" or config.device_map or config.quantization or config.is_gguf:
         return config.memory == "streamed"
-    return weight_bytes(source, config.dtype) > free_memory(_device(config))
+    return weight_bytes(source, config.dtype) > free_memory(device_of(config))
 
 
 def gguf_source(source: Path) -> dict[str, Any]:
