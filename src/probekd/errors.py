@@ -21,3 +21,8 @@ class ModelError(ProbeKDError):
 
 class StoreError(ProbeKDError):
     """A cache or run directory that is damaged, foreign, or made by another version or config."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without its traceback and its advice."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

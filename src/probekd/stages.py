@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -23,7 +23,7 @@ from probekd.teacher.load import Teacher, load_teacher, quiet_transformers
 if TYPE_CHECKING:
     from probekd.probes.outputs import Care, OutputReadout
     from probekd.probes.probe import Probe
-    from probekd.states import States, StateStore
+    from probekd.states import States
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,7 @@ class Run:
         from probekd.extraction import extract
         from probekd.states import link_store
 
-        def own(store: StateStore) -> StateStore:
-            return link_store(store, self.path / "states")
-
+        own = partial(link_store, directory=self.path / "states")
         teacher = self.teacher_for(outputs=what.get("outputs", True))
         return extract(teacher, self.task, splits=splits, progress=self.progress, claim=own, **what)
 
@@ -261,8 +259,7 @@ def do_label(run: Run) -> Mapping[str, Any]:
     states, pool = run.stored("extract"), None
     if run.task.rows("unlabelled"):
         pool = run.read_chosen(("unlabelled",), said=words_needed(run.config, run.outputs))
-        place = place_matched(run.config, run.task, run.probe)
-        if place is not None:
+        if (place := place_matched(run.config, run.task, run.probe)) is not None:
             pool += run.read(("unlabelled",), **place.wanted)
         states += pool
     supervision = Supervision(config=run.config, task=run.task, states=states, probe=run.probe, outputs=run.outputs)

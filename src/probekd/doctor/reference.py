@@ -19,7 +19,8 @@ from probekd.errors import ModelError, ProbeKDError
 from probekd.prompts import Prompt, TokenSequence
 from probekd.teacher.blocks import find_stack
 from probekd.teacher.extract import Reading
-from probekd.teacher.load import gguf_source, quiet_transformers
+from probekd.teacher.gguf import gguf_source
+from probekd.teacher.load import quiet_transformers
 
 
 @dataclass(frozen=True, kw_only=True)

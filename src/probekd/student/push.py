@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from probekd.errors import ModelError
+from probekd.errors import ModelError, first_line
 from probekd.student.model import StudentInfo
 
 # What a killed process may have left behind, and what other programs keep beside a model.
@@ -39,7 +39,7 @@ def push_student(directory: str | Path, repo_id: str, *, private: bool = False, 
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ModelError(f"{repo_id}: no name for a repository: {_first_line(error)}; take owner/name") from None
+        raise ModelError(f"{repo_id}: no name for a repository: {first_line(error)}; take owner/name") from None
     hub: Any = api or HfApi()
     with _explained(repo_id):
         hub.create_repo(repo_id, private=private, repo_type="model", exist_ok=True)
@@ -70,12 +70,8 @@ def _explained(repo_id: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         refused = getattr(error.response, "status_code", None) in (401, 403)
         remedy = "run  hf auth login  with a token that may write there" if refused else "try again later"
-        raise ModelError(f"{repo_id}: the Hub refused ({_first_line(error)}); {remedy}") from None
+        raise ModelError(f"{repo_id}: the Hub refused ({first_line(error)}); {remedy}") from None
     except (OfflineModeIsEnabled, Unanswered, ConnectionError) as error:
         raise ModelError(
-            f"{repo_id}: the Hub cannot be reached ({_first_line(error)}); check the network and HF_HUB_OFFLINE"
+            f"{repo_id}: the Hub cannot be reached ({first_line(error)}); check the network and HF_HUB_OFFLINE"
         ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
