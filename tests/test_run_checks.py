@@ -42,6 +42,12 @@ def make(tmp_path: Path, model_dir: Callable[[str], Path]) -> Make:
         ("bert", {"kind": "label_token"}, "bert is not a decoder, so it cannot answer in words"),
         ("llama", {"kind": "cut", "depth": 99}, r"none was tried; see probe.families"),
         ("bert", {"kind": "static", "lora": {}}, "lora: a student of kind static trains no network"),
+        (
+            "bert",
+            {"kind": "static", "gradient_checkpointing": True},
+            "gradient_checkpointing: a student of kind static trains no network",
+        ),
+        ("albert", {"gradient_checkpointing": True}, r"albert \(.*\) cannot compute its activations anew"),
     ],
 )
 def test_a_mistake_is_found_before_the_teacher_is_loaded(
@@ -62,6 +68,23 @@ def test_a_cut_student_wants_a_probe_that_can_be_its_head(make: Make, monkeypatc
         made.config["probe"] |= changes
         with pytest.raises(ProbeKDError, match="cut needs a probe that is linear"):
             run_stages(made.load())
+
+
+def test_a_validation_row_too_long_for_the_student_is_found_before_states_are_read(
+    tmp_path: Path, model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = workspace(
+        tmp_path,
+        "multiple_choice",
+        teacher=model_dir("llama"),
+        student=model_dir("bert"),
+        sizes={**SMALL, "validation": 6},
+        evaluate={"splits": ["test"], "bootstrap": 100},
+    )
+    made.rows["validation"][2]["options"][0] = "horse " * 40
+    monkeypatch.setattr("probekd.stages.Run.read", lambda *args, **what: pytest.fail("states were read"))
+    with pytest.raises(ProbeKDError, match="validation-2"):
+        run_stages(made.load())
 
 
 def test_students_that_are_there_are_asked_for_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AlbertConfig,
+    AlbertModel,
     BertConfig,
     BertModel,
     BertTokenizer,
@@ -115,6 +117,10 @@ def build_model(family: str, vocabulary: int) -> torch.nn.Module:
     if family == "bert":
         bert = {k: v for k, v in _COMMON.items() if k not in ("bos_token_id", "eos_token_id")}
         return BertModel(BertConfig(**bert, num_hidden_layers=3, vocab_size=vocabulary))
+    if family == "albert":
+        albert = {k: v for k, v in _COMMON.items() if k not in ("bos_token_id", "eos_token_id")}
+        size = {"embedding_size": 16, "num_hidden_layers": 3}
+        return AlbertModel(AlbertConfig(**albert, **size, vocab_size=vocabulary))
     if family == "gpt2":
         size = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": CONTEXT, "initializer_range": 0.2}
         return GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, bos_token_id=0, eos_token_id=0, **size))
@@ -176,7 +182,7 @@ def save_model(family: str, directory: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(7)
         tokenizer = (
-            word_tokenizer() if family == "bert" else byte_level_tokenizer(bos=None if family == "gpt2" else "<s>")
+            word_tokenizer() if family in ("bert", "albert") else byte_level_tokenizer(bos=None if family == "gpt2" else "<s>")
         )
         model = build_model(family, len(tokenizer))
         for name, parameter in model.named_parameters():

@@ -133,10 +133,17 @@ class StudentConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _factors_beside_weights_that_learn(self) -> Self:
-        if self.lora is not None and self.kind == "static":
+    def _static_trains_no_network(self) -> Self:
+        if self.kind != "static":
+            return self
+        if self.lora is not None:
             raise ValueError(
                 "lora: a student of kind static trains no network that factors could stand beside; leave it out"
+            )
+        if self.gradient_checkpointing:
+            raise ValueError(
+                "gradient_checkpointing: a student of kind static trains no network whose activations take memory; "
+                "leave it out"
             )
         return self
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from probekd.config import StudentConfig
-from probekd.errors import ModelError
+from probekd.errors import ConfigError, ModelError
 from probekd.student.lora import merged, with_adapter
 from probekd.tasks.base import Kind
 from probekd.teacher.blocks import first_blocks
@@ -106,26 +106,38 @@ def load_config(model: str | Path, config: StudentConfig) -> Any:
 
 
 def check_classifier(model: str | Path, kind: Kind, config: StudentConfig) -> None:
-    """Raise what ``load_classifier`` raises of an architecture and of LoRA's targets, without weights."""
-    _check_adapter(HEADS[kind][0], _classifier_config(model, kind, config), model, config)
+    """Raise what ``load_classifier`` raises of an architecture and of what is asked of it, without weights."""
+    _check_options(HEADS[kind][0], _classifier_config(model, kind, config), model, config)
 
 
 def check_decoder(model: str | Path, config: StudentConfig) -> None:
-    """Raise what ``load_decoder`` raises of an architecture and of LoRA's targets, without weights."""
-    _check_adapter(AutoModelForCausalLM, _decoder_config(model, config), model, config)
+    """Raise what ``load_decoder`` raises of an architecture and of what is asked of it, without weights."""
+    _check_options(AutoModelForCausalLM, _decoder_config(model, config), model, config)
 
 
 def check_blocks(model: str | Path, config: StudentConfig) -> None:
-    """Raise what ``first_blocks_of`` and ``load_blocks`` raise of an architecture and of LoRA's targets, without weights."""
+    """Raise what ``first_blocks_of`` and ``load_blocks`` raise of an architecture and of what is asked of it, without weights."""
     auto = AutoModelForSequenceClassification if has_classifier(model, config) else AutoModel
-    _check_adapter(auto, _blocks_config(model, config), model, config)
+    _check_options(auto, _blocks_config(model, config), model, config)
 
 
-def _check_adapter(auto: Any, architecture: Any, model: str | Path, config: StudentConfig) -> None:
+def _check_options(auto: Any, architecture: Any, model: str | Path, config: StudentConfig) -> None:
     # Code that ships with a checkpoint need not be able to do without weights.
-    if config.lora is not None and not config.trust_remote_code:
+    if (config.lora is not None or config.gradient_checkpointing) and not config.trust_remote_code:
         with torch.device("meta"), quiet_transformers():
-            with_adapter(auto.from_config(architecture), config.lora, model=model)
+            network = auto.from_config(architecture)
+            check_checkpointing(network, model, config)
+            if config.lora is not None:
+                with_adapter(network, config.lora, model=model)
+
+
+def check_checkpointing(network: Any, model: str | Path, config: StudentConfig) -> None:
+    """Raise ConfigError where activations are to be computed anew, and the network's code in Transformers cannot."""
+    if config.gradient_checkpointing and not network.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"student.gradient_checkpointing: {network.config.model_type} ({model}) cannot compute its activations anew; "
+            "leave it out, and save memory by gradient_accumulation"
+        )
 
 
 def _classifier_config(model: str | Path, kind: Kind, config: StudentConfig) -> Any:

@@ -21,6 +21,7 @@ from probekd.student.history import Epoch
 from probekd.student.kinds import StudentKind, kind_named
 from probekd.student.kinds.static import Static
 from probekd.student.lessons import Lesson
+from probekd.student.load import check_checkpointing
 from probekd.student.logits import row_logits
 from probekd.student.losses import DIVERGENCES
 from probekd.student.objective import HiddenMatch, Objective
@@ -124,6 +125,7 @@ def prepare(
         held_out = HeldOut(encoded=kind.encode(watching), answers=answers)
         rows = [TrainingRow(encoded=row, lesson=lessons[e.id]) for e, row in zip(examples, encoded, strict=True)]
         if config.gradient_checkpointing:
+            check_checkpointing(kind.network, job.model, config)
             kind.network.activation_checkpointing_enable()
         objective = Objective(
             kind,
