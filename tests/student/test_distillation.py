@@ -2,19 +2,25 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from transformers import TrainerCallback
+from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from probekd.config import EarlyStoppingConfig, HiddenConfig, StudentConfig
 from probekd.errors import ConfigError, DataError, ModelError
 from probekd.student import Student, distill
 from probekd.student.calibration import calibrated_log_loss
+from probekd.student.model import StudentInfo
 from probekd.targets import SoftTargets, softmax
 from probekd.tasks.base import Example, Task
 
@@ -372,3 +378,33 @@ def test_activations_may_be_computed_anew_and_steps_in_bfloat16(kinds: Task, con
     plain = distill(config.model, kinds, None, method="labels", config=short).info.training_loss
     assert losses["gradient_checkpointing"] == pytest.approx(plain, rel=1e-6)
     assert losses["bf16"] == pytest.approx(plain, rel=0.05) and losses["bf16"] != plain
+
+
+class FileTracker(TrainerCallback):
+    """As Transformers' TensorBoard callback: files under the Trainer's output directory, if no variable says another."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        path = Path(os.environ.get("TENSORBOARD_LOGGING_DIR") or Path(args.output_dir) / "runs") / "events"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(logs))
+
+
+def test_what_tensorboard_is_told_stays_beside_the_student(
+    kinds: Task, config: StudentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "tensorboard", FileTracker)
+    monkeypatch.setattr("probekd.student.fit.util.find_spec", lambda name: name)
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    watched = config.model_copy(
+        update={"label_epochs": 2, "report_to": ("tensorboard",), "early_stopping": EarlyStoppingConfig()}
+    )
+    train = partial(distill, config.model, kinds, None, method="labels", config=watched)
+    train(output_dir=tmp_path / "mine")
+    kept = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("events")}
+    assert kept == {"mine.logs/training/runs/events", "mine.logs/choice/runs/events"}
+    assert StudentInfo.load(tmp_path / "mine").method == "labels"
+    with pytest.raises(ConfigError, match=r"tensorboard writes beside .* give output_dir"):
+        train()
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "elsewhere"))
+    train()
+    assert (tmp_path / "elsewhere" / "events").is_file()

@@ -57,6 +57,15 @@ def test_hidden_states_that_a_student_does_not_read(
     assert "hidden-kd" in message
 
 
+def test_trackers_files_that_would_be_gone_with_the_student(
+    refuses: Callable[..., str], model_dir: ModelDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("probekd.student.fit.util.find_spec", lambda name: name)
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    student = {"model": str(model_dir("bert")), "kind": "head", "report_to": ["tensorboard"]}
+    assert "set TENSORBOARD_LOGGING_DIR" in refuses(ConfigError, student)
+
+
 def test_only_what_is_missing_is_checked(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     study = tiny_study(seeds=[0], budgets=[12])
     run_study(study)

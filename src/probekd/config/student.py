@@ -108,7 +108,7 @@ class StudentConfig(Section):
     checkpoint_seconds: float = Field(default=60, ge=0)
     """Time between checkpoints, from which a training that was killed goes on to the same weights."""
     report_to: tuple[Tracker, ...] = ()
-    """Experiment trackers that losses are sent to."""
+    """Experiment trackers that losses are sent to; docs/students.md says where their files are."""
     alpha: float = Field(default=0.5, ge=0, le=1)
     """Weight of the gold label's cross-entropy on labelled rows in the KD methods and ``label-smoothing``; pool rows have
     none."""

@@ -65,7 +65,8 @@ def distill(
         config: Training options; None = the defaults.
         method: Recorded with the student; the arguments decide what it learns from.
         output_dir: Where the student is saved, replacing a student that is there; None = a temporary directory, deleted
-            when the Student is. While it trains, checkpoints lie beside it.
+            when the Student is. While it trains, checkpoints lie beside it; TensorBoard's files stay there, in
+            ``<output_dir>.logs``.
         seed: Seeds the head, the order of rows, dropout, and the fold that is held out.
         progress: Told of each training step.
 
@@ -82,7 +83,16 @@ def distill(
     pool = pool if epochs else []
     lessons = _lessons(task, [*train_rows, *pool], targets, hidden, config, method)
     root = _checkpoint_root(output_dir)
-    job = Job(model=model, task=task, config=config, epochs=epochs, seed=seed, progress=progress or Silent(), root=root)
+    job = Job(
+        model=model,
+        task=task,
+        config=config,
+        epochs=epochs,
+        seed=seed,
+        progress=progress or Silent(),
+        root=root,
+        logs=output_dir and output_dir.with_name(f"{output_dir.name}.logs"),
+    )
     nothing = Watched(rows=None, rest=tuple(train_rows))
     watched = choose_watched(task, train_rows, config, seed) if epochs else nothing
     choice = choose_epochs(job, (*watched.rest, *pool), lessons, watched) if watched.rows == "held out" else None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from importlib import util
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ from probekd.student.trainer import HeldOut, StudentTrainer
 from probekd.teacher.load import quiet_transformers
 
 LOGGED_STEPS = 10
+# Trackers whose files Trainer puts under its output directory, which is otherwise a temporary one.
+FILED = {"tensorboard"}
 
 
 def fit(
@@ -34,6 +38,7 @@ def fit(
     held_out: HeldOut | None = None,
     stop_after: float | None = None,
     checkpoints: Checkpoints | None = None,
+    logs: Path | None = None,
     progress: Progress,
 ) -> tuple[Epoch, ...]:
     """Train ``objective`` in place with AdamW and return what each epoch came to.
@@ -50,18 +55,21 @@ def fit(
         held_out: Rows whose log-loss is taken at the end of each epoch.
         stop_after: End after so many epochs, with the learning rate on its way.
         checkpoints: Where checkpoints go; None = nowhere.
+        logs: Directory for the files of a tracker that has no place of its own; None = there is none.
         progress: Told of each step.
 
     Raises:
-        ConfigError: a step that cannot be divided among processes, or a tracker that is not installed.
+        ConfigError: a step that cannot be divided among processes, a tracker that is not installed, or one without a
+            place for its files.
         ModelError: the loss became infinite or nan.
     """
+    check_logs(config, logs)
     stopping = config.early_stopping if held_out is not None else None
     with tempfile.TemporaryDirectory() as scratch, quiet_transformers():
         trainer = StudentTrainer(
             objective,
             rows,
-            args=_arguments(config, epochs, seed, scratch),
+            args=_arguments(config, epochs, seed, str(logs) if logs and FILED & {*config.report_to} else scratch),
             held_out=held_out,
             keep_best=stopping is not None,
             checkpoints=checkpoints,
@@ -148,11 +156,25 @@ def check_steps(config: StudentConfig) -> int:
     return parts
 
 
-def _arguments(config: StudentConfig, epochs: float, seed: int, scratch: str) -> TrainingArguments:
+def check_logs(config: StudentConfig, logs: Path | None) -> None:
+    """Raise ConfigError where what a tracker writes would be gone with the training.
+
+    Args:
+        config: Training options.
+        logs: Directory for its files; None = there is none, but for what the tracker's own variable names.
+    """
+    if FILED & {*config.report_to} and logs is None and "TENSORBOARD_LOGGING_DIR" not in os.environ:
+        raise ConfigError(
+            "student.report_to: tensorboard writes beside the student's directory, and this student is given none; give "
+            "output_dir, set TENSORBOARD_LOGGING_DIR, or leave tensorboard out"
+        )
+
+
+def _arguments(config: StudentConfig, epochs: float, seed: int, place: str) -> TrainingArguments:
     parts = check_steps(config)
     cuda = torch.cuda.is_available()
     arguments = TrainingArguments(
-        output_dir=scratch,
+        output_dir=place,
         num_train_epochs=epochs,
         per_device_train_batch_size=config.batch_size // parts,
         gradient_accumulation_steps=config.gradient_accumulation,

@@ -48,6 +48,7 @@ class Job:
         seed: Of the head, the order of rows and dropout.
         progress: Told of each step.
         root: Directory of its checkpoints; None = none are written.
+        logs: Directory of its trackers' files; None = there is none.
     """
 
     model: str | Path
@@ -57,6 +58,7 @@ class Job:
     seed: int
     progress: Progress
     root: Path | None
+    logs: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +146,11 @@ def run(prepared: Prepared, name: str) -> Trained:
 
     Args:
         prepared: What is trained.
-        name: Of its checkpoint in ``job.root``.
+        name: Of its checkpoint in ``job.root``, and of its logs in ``job.logs``.
 
     Raises:
-        ConfigError: a step that cannot be divided among processes, or a tracker that is not installed.
+        ConfigError: a step that cannot be divided among processes, a tracker that is not installed, or one without a
+            place for its files.
         ModelError: training that diverged.
     """
     job, held_out = prepared.job, prepared.held_out
@@ -166,6 +169,7 @@ def run(prepared: Prepared, name: str) -> Trained:
                 held_out=held_out if held_out.encoded else None,
                 stop_after=prepared.stop_after,
                 checkpoints=checkpoints,
+                logs=job.logs and job.logs / name,
                 progress=job.progress,
             )
     except ModelError:

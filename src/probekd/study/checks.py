@@ -8,6 +8,7 @@ from probekd.config import StudentConfig
 from probekd.errors import DataError
 from probekd.methods import RECIPES
 from probekd.student.checks import check_student
+from probekd.student.fit import check_logs
 from probekd.student.kinds import StudentKind, kind_named
 from probekd.student.kinds.static import Static
 from probekd.student.objective import HiddenMatch
@@ -21,7 +22,7 @@ def check_students(shop: Workshop, draws: Sequence[Draw]) -> None:
     """Load every student of the cells that are missing in some draws, and show it the rows of its tasks.
 
     Raises:
-        ConfigError: a method that a student cannot learn by.
+        ConfigError: a method that a student cannot learn by, or a tracker without a place for its files.
         DataError: a row that does not fit a student.
         ModelError: a checkpoint that cannot be used.
     """
@@ -32,6 +33,8 @@ def check_students(shop: Workshop, draws: Sequence[Draw]) -> None:
         universe, config = shop.universe(task), shop.student(student)
         shop.watcher.began(f"{task}: does {student} fit?")
         check_student(config, universe.task, shop.study.probe, matching=matching)
+        if config.kind != "static":
+            check_logs(config, None)  # a study's students are not kept
         kind = _rehearse(universe, config, where=f"study task {task}, student {student}")
         if matching and not isinstance(kind, Static):  # its embeddings are projected, without a loss
             HiddenMatch(kind, 1, config.hidden)
