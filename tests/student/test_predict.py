@@ -136,7 +136,7 @@ def test_the_first_known_text_column_is_taken_unless_one_is_named(kinds_student:
     ("rows", "message"),
     [
         ([{"body": "the dog"}], r"in\.jsonl:1: no column 'question' or 'text'.*found 'body'.*--question"),
-        ([{"text": "a"}, {"words": "b"}], r"in\.jsonl:2: no column 'text'"),
+        ([{"text": "a"}, {"words": "b"}], r"in\.jsonl:2: no column 'text'; found 'words'; the first row has it"),
         ([{"text": "the dog"}, {"text": "  "}], r"in\.jsonl:2: text is empty"),
         ([{"text": "the dog"}, {"text": 7}], r"in\.jsonl:2: text: expected text, found 7"),
         ([{"text": "the dog", "probs": [1]}], r"has a column 'probs' already"),
@@ -234,3 +234,52 @@ def test_a_failure_in_the_middle_leaves_no_output(
         with pytest.raises(KeyboardInterrupt):
             predict_file(kinds_student.directory, path, tmp_path / f"out.{suffix}", batch_rows=2)
     assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("value", ["\ud800", ["a", {"b": "\udfff"}]])
+def test_half_a_surrogate_pair_is_found_before_the_student_is_loaded(
+    kinds_student: Student, tmp_path: Path, value: Any, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("probekd.student.predict.open_student", lambda *args: pytest.fail("the student was loaded"))
+    path = write(tmp_path / "in.jsonl", [{"text": "the dog"}, {"text": "a saw", "note": value}])
+    with pytest.raises(DataError, match=r"in\.jsonl:2: 'note': holds half of a surrogate pair"):
+        predict_file(kinds_student.directory, path, tmp_path / f"out.{suffix}")
+    assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_what_json_has_no_number_for_is_null(kinds_student: Student, tmp_path: Path) -> None:
+    rows = [{"text": "the dog", "n": float("nan"), "all": [1.5, float("inf")], "in": {"x": float("nan")}}]
+    path = write(tmp_path / "in.parquet", rows)
+    predict_file(kinds_student.directory, path, tmp_path / "out.jsonl")
+    predict_file(kinds_student.directory, path, tmp_path / "out.csv")
+    (found,) = read(tmp_path / "out.jsonl")
+    assert [found[name] for name in ("n", "all", "in")] == [None, [1.5, None], {"x": None}]
+    (found,) = read(tmp_path / "out.csv")
+    assert (found["all"], found["in"]) == ("[1.5, null]", '{"x": null}')
+
+
+@pytest.mark.parametrize("batch_rows", [1, 10])
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ([None, {}], 2),
+        ([None, [{}]], 2),
+        ([1, 2**63], 2),
+        ([{"n": 1}, {"n": 2**70}, {"n": 1}], 2),
+        ([1, 2, "two", 3], 3),
+        ([{"n": 1}, {"n": "x"}], 2),
+        ([1, 2**53 + 1, 2], None),
+    ],
+)
+def test_what_parquet_cannot_hold(
+    kinds_student: Student, tmp_path: Path, values: list[Any], line: int | None, batch_rows: int
+) -> None:
+    rows = [{"text": "the dog", "meta": value} for value in [*values, *([0.5] if line is None else [])]]
+    path = write(tmp_path / "in.jsonl", rows)
+    where = rf"in\.jsonl:{line or '[0-9]'}: 'meta': .* Parquet .*; write \.jsonl instead"
+    with pytest.raises(DataError, match=where):
+        predict_file(kinds_student.directory, path, tmp_path / "out.parquet", batch_rows=batch_rows)
+    assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
+    predict_file(kinds_student.directory, path, tmp_path / "out.jsonl")
+    assert [row["meta"] for row in read(tmp_path / "out.jsonl")] == [row["meta"] for row in rows]

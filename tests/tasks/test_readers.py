@@ -1,3 +1,4 @@
+import csv
 import json
 import random
 from pathlib import Path
@@ -127,3 +128,15 @@ def test_a_row_group_of_all_rows_is_not_read_at_once(tmp_path: Path) -> None:
             most = max(most, pa.total_allocated_bytes())
     assert number == len(texts) - 1
     assert most < path.stat().st_size / 3
+
+
+def test_csv_cells_may_be_long_but_not_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = csv.field_size_limit()
+    path = tmp_path / "rows.csv"
+    path.write_text("id,text\n1," + "a" * 200_000 + "\n", encoding="utf-8")
+    ((_, row),) = read_rows(path)
+    assert len(row["text"]) == 200_000 > before == csv.field_size_limit()
+    monkeypatch.setattr("probekd.tasks.readers.LONGEST_CELL", 1000)
+    with pytest.raises(DataError, match=r"rows\.csv:2: .* a cell of more than 1,000 characters; .*unclosed quote"):
+        list(read_rows(path))
+    assert csv.field_size_limit() == before

@@ -15,7 +15,7 @@ from probekd.progress import Progress, Silent, working
 from probekd.student.backends import open_student
 from probekd.student.model import StudentInfo
 from probekd.student.onnx import Backend
-from probekd.student.tables import chunks, table_writer
+from probekd.student.tables import check_texts, chunks, table_writer
 from probekd.tasks.base import Example, check_options
 from probekd.tasks.readers import Row, read_rows
 from probekd.tasks.rows import options_of, text_of
@@ -23,6 +23,8 @@ from probekd.tasks.rows import options_of, text_of
 QUESTION_COLUMNS = ("question", "text", "sentence", "input")
 OPTION_COLUMNS = ("choices", "options")
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+# The columns are looked up in the first row.
+IN_EVERY_ROW = "the first row has it and every row needs it, so add it to this one"
 ADDED = pa.schema(
     {
         "prediction": pa.string(),
@@ -49,7 +51,8 @@ def predict_file(
 
     All columns are kept. Added are ``prediction`` (the label's name, or the option's text), ``prediction_index`` (from
     0), ``confidence`` (its probability) and ``probs`` (a list over the options; JSON text in CSV). The input is read
-    twice: all of it is checked before the first row is predicted. The output appears when it is complete.
+    twice: all of it is checked before the first row is predicted; for Parquet from another format it is read twice more,
+    for its types. The output appears when it is complete.
 
     Args:
         student_dir: A student directory.
@@ -206,7 +209,7 @@ def row_reader(
         if options is not None:
             raise DataError(f"{path}: the student chooses among its own {len(info.labels)} labels; leave --options out")
         return lambda where, row: Example(
-            id=where, question=text_of(row, text_column, where), options=info.labels, subject=about(where, row)
+            id=where, question=text_of(row, text_column, where, IN_EVERY_ROW), options=info.labels, subject=about(where, row)
         )
     if options is None or isinstance(options, str):
         columns: str | Sequence[str] = _existing([options] if options else OPTION_COLUMNS, first, where, "--options")
@@ -214,9 +217,9 @@ def row_reader(
         columns = [_existing([name], first, where, "--options") for name in options]
 
     def read(where: str, row: Row) -> Example:
-        choices = options_of(row, columns, where)
+        choices = options_of(row, columns, where, IN_EVERY_ROW)
         example = Example(
-            id=where, question=text_of(row, text_column, where), options=choices, subject=about(where, row)
+            id=where, question=text_of(row, text_column, where, IN_EVERY_ROW), options=choices, subject=about(where, row)
         )
         check_options(example, where)
         return example
@@ -231,7 +234,7 @@ def _subjects(info: StudentInfo, first: Row, where: str) -> Callable[[str, Row],
             f"{where}: no column 'subject'; prompts of the task {info.task} show it, so add the column, with the subjects that "
             "the task has"
         )
-    return lambda where, row: text_of(row, "subject", where)
+    return lambda where, row: text_of(row, "subject", where, IN_EVERY_ROW)
 
 
 def _existing(names: Sequence[str], row: Row, where: str, option: str) -> str:
@@ -249,6 +252,7 @@ def _check(path: Path, to_example: Callable[[str, Row], Example], added: Sequenc
     total = 0
     for where, row in read_rows(path):
         to_example(where, row)
+        check_texts(where, row)
         columns |= dict.fromkeys(row)
         total += 1
     if taken := [name for name in added if name in columns]:

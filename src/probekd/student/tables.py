@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -63,6 +66,18 @@ def _cell(value: Any) -> Any:
     return _json(value) if isinstance(value, list | dict) else value
 
 
+def check_texts(where: str, row: Row) -> None:
+    """Raise DataError where a cell cannot be written in any format: half of a surrogate pair is no character."""
+    for name, value in row.items():
+        try:
+            _json({name: value}).encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"{where}: {name!r}: holds half of a surrogate pair, a broken \\u escape; mend the text, or leave the "
+                "column out"
+            ) from None
+
+
 @contextmanager
 def _jsonl_writer(path: Path) -> Iterator[Write]:
     with path.open("w", encoding="utf-8", newline="\n") as file:
@@ -70,8 +85,17 @@ def _jsonl_writer(path: Path) -> Iterator[Write]:
 
 
 def _json(value: Any) -> str:
-    """JSON of one line; dates, times and decimals, which Parquet has and JSON has not, become text."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    """JSON of one line; dates, times and decimals, which Parquet has and JSON has not, become text, and NaN null."""
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for each float that JSON has no number for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 @contextmanager
@@ -81,17 +105,53 @@ def _parquet_writer(path: Path, schema: pa.Schema) -> Iterator[Write]:
 
 
 def _schema(source: Path, chunk_rows: int) -> pa.Schema:
-    """Types of the source's columns: its own (Parquet), or the widest that each chunk's values need."""
+    """Types of the source's columns: its own (Parquet), or the widest that each chunk's values need.
+
+    Raises:
+        DataError: values that Parquet cannot hold in one column; names the first of them.
+    """
     if source.suffix.lower() == ".parquet":
         return pq.read_schema(source).remove_metadata()
-    schema = pa.schema([])
+    types: dict[str, pa.DataType] = {}
     for chunk in chunks(read_rows(source), chunk_rows):
-        try:
-            found = pa.schema(list(pa.array([row for _, row in chunk]).type))
-            schema = pa.unify_schemas([schema, found], promote_options="permissive")
-        except pa.ArrowException as error:
-            raise DataError(
-                f"{chunk[0][0]} to {chunk[-1][0]}: a column mixes types, which Parquet cannot hold ({error}); "
-                "write .jsonl instead"
-            ) from None
-    return schema
+        for name in dict.fromkeys(name for _, row in chunk for name in row):
+            types[name] = _converted(partial(_widened, name, types.get(name, pa.null())), name, chunk)
+    # A type that a later chunk has widened need not hold every value of an earlier one, as a double does not each integer.
+    for chunk in chunks(read_rows(source), chunk_rows):
+        for name, kind in types.items():
+            _converted(partial(_written, name, kind), name, chunk)
+    return pa.schema(types)
+
+
+def _widened(name: str, before: pa.DataType, values: list[Any]) -> pa.DataType:
+    """The type that holds ``values`` and what ``before`` holds."""
+    schemas = [pa.schema({name: kind}) for kind in (before, pa.array(values).type)]
+    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+
+
+def _written(name: str, kind: pa.DataType, values: list[Any]) -> None:
+    """Write values to nowhere."""
+    if any(value is not None for value in values):
+        pq.write_table(pa.table({name: pa.array(values, kind)}), pa.BufferOutputStream())
+
+
+def _converted(convert: Callable[[list[Any]], Any], name: str, chunk: Sequence[Located]) -> Any:
+    """What ``convert`` makes of a column of some rows; raises DataError naming the first row that it fails at."""
+    values = [row.get(name) for _, row in chunk]
+    try:
+        return convert(values)
+    except (pa.ArrowException, OverflowError) as error:
+        last = bisect_left(range(len(values)), True, key=lambda last: _fails(convert, values[: last + 1]))
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"{chunk[last][0]}: {name!r}: mixes types with the rows before it, or is nothing that Parquet can hold "
+            f"({reason}); write .jsonl instead"
+        ) from None
+
+
+def _fails(convert: Callable[[list[Any]], Any], values: list[Any]) -> bool:
+    try:
+        convert(values)
+    except (pa.ArrowException, OverflowError):
+        return True
+    return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from probekd.errors import DataError
 Row = dict[str, Any]
 Located = tuple[str, Row]
 """``(where, row)``; where is ``file:line`` (JSONL, CSV) or ``file row N`` (Parquet, Hub; N counts from 0)."""
+
+# Characters of a CSV cell. csv's own 131,072 are fewer than a long document has; without an end an unclosed quote would
+# take the rest of a file into memory.
+LONGEST_CELL = 2**24
 
 
 class Source(Section):
@@ -109,9 +114,11 @@ def _read_csv(path: Path) -> Iterator[Located]:
     while True:
         line = reader.line_num + 1
         try:
-            cells = next(reader, None)
+            with _long_cells():
+                cells = next(reader, None)
         except csv.Error as error:
-            raise DataError(f"{path}:{line}: not valid CSV: {error}; look for an unclosed quote") from None
+            fault = f"a cell of more than {LONGEST_CELL:,} characters" if "field larger" in str(error) else str(error)
+            raise DataError(f"{path}:{line}: not valid CSV: {fault}; look for an unclosed quote") from None
         if cells is None:
             break
         if not cells:
@@ -125,6 +132,16 @@ def _read_csv(path: Path) -> Iterator[Located]:
         yield f"{path}:{line}", dict(zip(header, cells, strict=True))
     if header is None:
         raise DataError(f"{path}: the file is empty; its first line must name the columns")
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let csv read cells of ``LONGEST_CELL``; its limit is one for the whole process, and others may count on theirs."""
+    before = csv.field_size_limit(LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _csv_header(cells: list[str], where: str) -> list[str]:

@@ -33,13 +33,17 @@ def nearest(name: object, known: Iterable[str]) -> str:
     return f"there are {', '.join(map(repr, names[:10]))}{f' and {len(names) - 10} more' if len(names) > 10 else ''}"
 
 
-def missing_column(column: str, columns: Iterable[str], where: str) -> DataError:
-    """The error for a column that a row or file does not have."""
+# How a task file's reader mends a column that is not there.
+MAP_IT = "map it under `columns`"
+
+
+def missing_column(column: str, columns: Iterable[str], where: str, mend: str = MAP_IT) -> DataError:
+    """The error for a column that a row or file does not have; ``mend`` says what to do about it."""
     found = list(columns)
     close = difflib.get_close_matches(column, found, n=1, cutoff=0.5)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     names = ", ".join(map(repr, found)) or "none"
-    return DataError(f"{where}: no column {column!r}{hint}; found {names}; map it under `columns`")
+    return DataError(f"{where}: no column {column!r}{hint}; found {names}; {mend}")
 
 
 def as_text(value: object, field: str, where: str) -> str:
@@ -58,14 +62,14 @@ def as_text(value: object, field: str, where: str) -> str:
     return text
 
 
-def text_of(row: Row, column: str, where: str) -> str:
-    """The text in ``column``; raises DataError when it is absent, empty or not text."""
+def text_of(row: Row, column: str, where: str, mend: str = MAP_IT) -> str:
+    """The text in ``column``; raises DataError when it is absent (see ``missing_column``), empty or not text."""
     if column not in row:
-        raise missing_column(column, row, where)
+        raise missing_column(column, row, where, mend)
     return as_text(row[column], column, where)
 
 
-def options_of(row: Row, columns: str | Sequence[str], where: str) -> tuple[str, ...]:
+def options_of(row: Row, columns: str | Sequence[str], where: str, mend: str = MAP_IT) -> tuple[str, ...]:
     """Options from one column that holds a list (or a JSON list as text), or from one column an option.
 
     With one column an option, empty cells at the end mean fewer options; a gap would move the options behind it away
@@ -73,12 +77,12 @@ def options_of(row: Row, columns: str | Sequence[str], where: str) -> tuple[str,
     """
     if isinstance(columns, str):
         if columns not in row:
-            raise missing_column(columns, row, where)
+            raise missing_column(columns, row, where, mend)
         values = _as_list(row[columns], columns, where)
         return tuple(as_text(value, f"{columns}[{i}]", where) for i, value in enumerate(values))
     absent = next((column for column in columns if column not in row), None)
     if absent is not None:
-        raise missing_column(absent, row, where)
+        raise missing_column(absent, row, where, mend)
     used = max((i + 1 for i, column in enumerate(columns) if not is_empty(row[column])), default=0)
     return tuple(as_text(row[column], column, where) for column in columns[:used])
 
