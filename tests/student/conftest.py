@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
+    AlbertConfig,
+    AlbertModel,
     AutoTokenizer,
     BertConfig,
     BertModel,
@@ -50,6 +52,30 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         BertModel(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_albert(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder whose blocks are one block, run again and again; some of its channels are far larger than others."""
+    directory = tmp_path_factory.mktemp("albert")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    tokenizer.save_pretrained(directory)
+    config = AlbertConfig(
+        vocab_size=len(tokenizer),
+        embedding_size=16,
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.05,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AlbertModel(config)
+        model.encoder.albert_layer_groups[0].albert_layers[0].full_layer_layer_norm.weight.data[3] *= 8
+        model.save_pretrained(directory)
     return directory
 
 

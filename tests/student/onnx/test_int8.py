@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probekd.student.onnx.int8 import channel_maxima, constant_products, smooth
+from probekd.student.onnx.int8 import channel_maxima, constant_products, sharing, smooth
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -50,3 +50,28 @@ def test_smoothing_changes_no_answer_and_evens_out_the_channels(model: onnx.Mode
     (scale,) = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith(".scale")]
     evened = np.abs(x * scale).max(0)
     assert evened.max() / evened.min() < np.abs(x).max() / np.abs(x).max(0).min() / 4
+
+
+def test_activations_that_meet_the_same_weights_share_their_scale(model: onnx.ModelProto) -> None:
+    """As in a network whose blocks share their weights: multiplied in once for each of them, scales would compound."""
+    graph = model.graph
+    graph.initializer.append(onnx.numpy_helper.from_array(np.full(D, 3, dtype=np.float32), "three"))
+    graph.node[2].input[0] = "g"
+    graph.node[2].input[1] = "a"
+    graph.node.insert(0, onnx.helper.make_node("Mul", ["x", "three"], ["g"]))
+    x = np.random.default_rng(1).normal(size=(9, D)).astype(np.float32) * np.float32([1, 1, 50, 1, 1, 1])
+    before = run(model, x)
+    products = constant_products(graph)
+    assert sharing(products) == [["h", "g"]]
+    smooth(graph, products, channel_maxima(model, products, [{"x": x}]))
+    onnx.checker.check_model(model)
+    np.testing.assert_allclose(run(model, x), before, rtol=1e-3)
+
+
+def test_groups_that_a_later_activation_joins_are_one() -> None:
+    meet = {"x": "a", "y": "b", "z": "c", "w": "ab"}
+    products = {
+        name: [onnx.helper.make_node("MatMul", [name, weight], [name + weight]) for weight in weights]
+        for name, weights in meet.items()
+    }
+    assert sharing(products) == [["z"], ["y", "x", "w"]]

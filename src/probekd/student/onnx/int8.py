@@ -70,19 +70,40 @@ def channel_maxima(
 
 
 def smooth(graph: Any, products: Mapping[str, list[Any]], maxima: Mapping[str, np.ndarray]) -> None:
-    """Divide activations by a scale for each channel and multiply it into the weights they meet, in place."""
+    """Divide activations by a scale for each channel and multiply it into the weights they meet, in place.
+
+    Activations that meet the same weights, as those of all blocks of an ALBERT do, are divided by the same scale.
+    """
     onnx = need("onnx")
     initializers = {tensor.name: tensor for tensor in graph.initializer}
-    for number, (name, nodes) in enumerate(products.items()):
-        weights = {node.input[1]: onnx.numpy_helper.to_array(initializers[node.input[1]]) for node in nodes}
+    for number, names in enumerate(sharing(products)):
+        shared = dict.fromkeys(node.input[1] for name in names for node in products[name])
+        weights = {weight: onnx.numpy_helper.to_array(initializers[weight]) for weight in shared}
         heaviest = np.max([np.abs(w).max(1) for w in weights.values()], axis=0)  # (d,)
-        spread = np.maximum(maxima[name], SMALLEST) ** SMOOTHING
+        spread = np.maximum(np.max([maxima[name] for name in names], axis=0), SMALLEST) ** SMOOTHING
         scale = (spread / np.maximum(heaviest, SMALLEST) ** (1 - SMOOTHING)).astype(np.float32)
         for weight, values in weights.items():
             initializers[weight].CopyFrom(onnx.numpy_helper.from_array(values * scale[:, None], weight))
-        evened = f"smoothed.{number}"
-        graph.initializer.append(onnx.numpy_helper.from_array(1 / scale, f"{evened}.scale"))
-        division = onnx.helper.make_node("Mul", [name, f"{evened}.scale"], [evened], name=evened)
-        graph.node.insert(list(graph.node).index(nodes[0]), division)
-        for node in nodes:
-            node.input[0] = evened
+        divisor = f"smoothed.{number}.scale"
+        graph.initializer.append(onnx.numpy_helper.from_array(1 / scale, divisor))
+        for place, name in enumerate(names):
+            evened = f"smoothed.{number}.{place}"
+            division = onnx.helper.make_node("Mul", [name, divisor], [evened], name=evened)
+            graph.node.insert(list(graph.node).index(products[name][0]), division)
+            for node in products[name]:
+                node.input[0] = evened
+
+
+def sharing(products: Mapping[str, list[Any]]) -> list[list[str]]:
+    """The activations in groups, of which no two meet the same weights."""
+    groups: list[tuple[list[str], set[str]]] = []
+    for name, nodes in products.items():
+        names, weights = [name], {node.input[1] for node in nodes}
+        apart = []
+        for group in groups:
+            if group[1] & weights:
+                names, weights = group[0] + names, group[1] | weights
+            else:
+                apart.append(group)
+        groups = [*apart, (names, weights)]
+    return [names for names, _ in groups]
