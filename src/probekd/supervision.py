@@ -10,7 +10,18 @@ import numpy as np
 
 from probekd.config import Layout, Method, RunConfig
 from probekd.files import replacing
-from probekd.methods import RECIPES, TEACHER_VIEWS, Evidence, TeacherReading, View, cares_of, padded, views_of, widest
+from probekd.methods import (
+    RECIPES,
+    TEACHER_VIEWS,
+    Evidence,
+    TeacherReading,
+    View,
+    cares_of,
+    padded,
+    student_view,
+    views_of,
+    widest,
+)
 from probekd.methods.hidden import HiddenPlace, hidden_place
 from probekd.probes.alone import fit_alone
 from probekd.probes.outputs import Care, OutputReadout
@@ -135,8 +146,6 @@ def save_targets(path: Path, targets: SoftTargets) -> None:
 def self_training(task: Task, probs: Sequence[np.ndarray]) -> SoftTargets:
     """Targets of ``self-train`` from what the student of ``labels`` says of the pool, (k_i,) each."""
     labelled, pool = tuple(task.rows("train")), tuple(task.rows("unlabelled"))
-    width = widest((*labelled, *pool))
-    even = padded([np.zeros(len(e.options)) for e in labelled], width)
-    view = View(honest=even, pool=padded([np.log(np.maximum(p, np.finfo(float).tiny)) for p in probs], width))
+    view = student_view(labelled, probs, widest((*labelled, *pool)))
     evidence = Evidence(labelled=labelled, pool=pool, folds=np.full(len(labelled), -1), views={"student": view})
     return RECIPES["self-train"].make(evidence)

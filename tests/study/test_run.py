@@ -13,7 +13,7 @@ import pytest
 
 from probekd.errors import DataError, StoreError
 from probekd.metrics import score
-from probekd.study import making, run
+from probekd.study import making, run, workshop
 from probekd.study.config import StudyConfig
 from probekd.study.directory import StudyDirectory
 from probekd.study.results import read_results
@@ -248,3 +248,23 @@ def test_readers_are_scored_as_the_teacher_reads(tiny_study: Build) -> None:
     record = next(r for name, r in records(study).items() if name.startswith(f"{draw.name}-teacher-probe"))
     assert record["scores"]["nll"] == pytest.approx(by_hand["nll"])
     assert record["out_of_fold"]["n"] == 24
+
+
+def test_revisions_of_a_model_have_cells_of_their_own(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = {"model": "owner/name", "kind": "static", "max_length": 32}
+    revisions = {"old": "a", "new": "b", "main": None}
+    students = [{**plain, "name": name, "revision": revision} for name, revision in revisions.items()]
+    study = tiny_study(seeds=[0], budgets=[12], students=students)
+    original = workshop.resolve_model
+    weights = {"a": "one", "b": "other", None: "other"}  # main is at b
+    monkeypatch.setattr(
+        workshop, "resolve_model", lambda m, r: (m, weights[r]) if m == "owner/name" else original(m, r)
+    )
+    fingerprint = workshop.model_fingerprint
+    monkeypatch.setattr(
+        workshop, "model_fingerprint", lambda found: found[1] if isinstance(found, tuple) else fingerprint(found)
+    )
+    shop = Workshop(study, StudyDirectory(study.directory), Quiet())
+    cells = {c.student: c for c in shop.cells(shop.draws()[0]) if c.method == "labels"}
+    keys = {name: shop.key(cell) for name, cell in cells.items()}
+    assert keys["old"] != keys["new"] == keys["main"]

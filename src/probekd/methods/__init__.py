@@ -2,7 +2,7 @@
 
 from probekd.methods.recipes import RECIPES, Recipe, cares_of, has_teacher, views_of
 from probekd.methods.teacher import TEACHER_VIEWS, TeacherReading
-from probekd.methods.views import Evidence, View, ViewName, padded, widest
+from probekd.methods.views import Evidence, View, ViewName, padded, student_view, widest
 
 __all__ = [
     "RECIPES",
@@ -15,6 +15,7 @@ __all__ = [
     "cares_of",
     "has_teacher",
     "padded",
+    "student_view",
     "views_of",
     "widest",
 ]

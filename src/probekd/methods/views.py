@@ -76,6 +76,16 @@ class Evidence:
         return replace(self, pool=self.pool[:pool], views=views)
 
 
+def student_view(labelled: Sequence[Example], probs: Sequence[np.ndarray], width: int) -> View:
+    """What a trained student says of the pool, (k_i,) each; of its own training rows it has no say.
+
+    A probability that has underflowed to 0 becomes the smallest that there is: the logit of an option that a row has is
+    finite.
+    """
+    said = [np.log(np.maximum(p, np.finfo(float).tiny)) for p in probs]
+    return View.of([np.zeros(len(e.options)) for e in labelled], said, width)
+
+
 def widest(examples: Sequence[Example]) -> int:
     """The most options that a row has."""
     return max(len(e.options) for e in examples)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from probekd.evaluation.gate import Gate, judge
-from probekd.methods import RECIPES, Evidence, View, padded, views_of
+from probekd.methods import RECIPES, Evidence, View, student_view, views_of
 from probekd.methods.hidden import HiddenPlace
 from probekd.study.kept import load_trained, save_trained
 from probekd.study.learners import Learner, Lesson, Trained
@@ -99,10 +99,8 @@ class Group:
         return evidence
 
     def _said_of_pool(self, evidence: Evidence) -> View:
-        """The pool as a student trained on the labels sees it; of its own training rows it has no say."""
-        probs = self.labels_student.probs[len(self.test) :]
-        even = [np.zeros(len(e.options)) for e in evidence.labelled]
-        return View(honest=padded(even, evidence.width), pool=padded([np.log(p) for p in probs], evidence.width))
+        """The pool as a student trained on the labels sees it."""
+        return student_view(evidence.labelled, self.labels_student.probs[len(self.test) :], evidence.width)
 
     @cached_property
     def labels_student(self) -> Trained:

@@ -35,7 +35,7 @@ class Workshop:
     _universes: dict[str, Universe] = field(default_factory=dict)
     _sources: dict[tuple[str, str], Source] = field(default_factory=dict)
     _learners: dict[tuple[str, str], Learner] = field(default_factory=dict)
-    _models: dict[str, str] = field(default_factory=dict)
+    _models: dict[tuple[str, str | None], str] = field(default_factory=dict)
 
     def universe(self, task: str) -> Universe:
         """The rows of a task."""
@@ -137,9 +137,9 @@ class Workshop:
         )[:24]
 
     def _fingerprint(self, model: str, revision: str | None) -> str:
-        if model not in self._models:
-            self._models[model] = model_fingerprint(resolve_model(model, revision))
-        return self._models[model]
+        if (model, revision) not in self._models:
+            self._models[model, revision] = model_fingerprint(resolve_model(model, revision))
+        return self._models[model, revision]
 
     def reading(self, draw: Draw) -> Reading:
         """What the teacher says of a draw; from disk where it was fitted already."""
