@@ -111,10 +111,55 @@ def test_targets_go_out_as_a_dataset(call: Call, done: Workspace, tmp_path: Path
     rows = load_dataset(str(place), split="train", cache_dir=str(tmp_path / "hub"))
     assert sorted(set(rows["split"])) == ["train", "unlabelled"]
     assert all(sum(row) == pytest.approx(1) for row in rows["soft_labels"])
-    status, _, err = call("label", done.path, "--export", place)
-    assert status == 2 and "is there already" in err
+
+
+def test_where_a_dataset_cannot_go_is_said_before_any_work(
+    call: Call, done: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine").touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert call("label", done.path, "--export", ".")[0] == 0
+    assert (tmp_path / "empty" / "data" / "train.parquet").is_file()
+    monkeypatch.setattr("probekd.cli._run", lambda *args, **options: pytest.fail("the stage was run"))
+    monkeypatch.chdir(tmp_path / "used")
+    for place in (".", tmp_path / "used", tmp_path / "used" / "mine"):
+        status, _, err = call("label", done.path, "--export", place)
+        assert status == 2 and "is there already" in err
 
 
 def test_a_push_under_an_impossible_name_is_refused_before_anything_is_sent(call: Call, done: Workspace) -> None:
     status, out, err = call("push", done.run / "student", "a/b/c")
     assert (status, out) == (2, "") and "a/b/c: no name for a repository" in err
+
+
+CODE = """from transformers import BertConfig, BertForSequenceClassification
+
+class MineConfig(BertConfig):
+    model_type = "mine"
+
+class Mine(BertForSequenceClassification):
+    config_class = MineConfig
+"""
+
+
+def test_a_student_that_ships_its_code_answers_where_that_is_allowed(
+    call: Call, done: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    student = Path(shutil.copytree(done.run / "student", tmp_path / "student"))
+    (student / "mine.py").write_text(CODE)
+    config = json.loads((student / "config.json").read_text())
+    named = {"AutoConfig": "mine.MineConfig", "AutoModelForSequenceClassification": "mine.Mine"}
+    (student / "config.json").write_text(json.dumps({**config, "model_type": "mine", "auto_map": named}))
+    asked = ("predict", student, "--input", done.root / "test.csv", "--output", tmp_path / "out.csv")
+    status, _, err = call(*asked)
+    assert status == 2 and "allow it with --trust-remote-code" in err and not (tmp_path / "out.csv").exists()
+    assert call(*asked, "--trust-remote-code")[0] == 0
+    assert call(*asked, "--overwrite", "--cascade", done.run, "--trust-remote-code")[0] == 0
+    pytest.importorskip("onnxruntime")
+    exported = ("export", student, "--rows", done.root / "test.csv")
+    assert call(*exported)[0] == 2
+    assert call(*exported, "--trust-remote-code")[0] == 0

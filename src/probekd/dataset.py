@@ -97,15 +97,20 @@ def write_dataset(task: Task, targets: SoftTargets, directory: Path, teacher: Or
     Raises:
         StoreError: the directory holds something already, or the targets are of other rows.
     """
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
-        raise StoreError(f"{directory}: is there already; give the name of a new directory")
+    check_new(directory)
     tables = soft_label_tables(task, targets)
-    with replacing(directory) as unfinished:
+    with replacing(directory.resolve()) as unfinished:
         (unfinished / "data").mkdir(parents=True)
         for split, table in tables.items():
             pq.write_table(table, unfinished / "data" / f"{split}.parquet")
         (unfinished / "README.md").write_text(_card(task, targets, list(tables), teacher), encoding="utf-8")
     return {split: table.num_rows for split, table in tables.items()}
+
+
+def check_new(directory: Path) -> None:
+    """Raise StoreError where a dataset would take the place of something."""
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
+        raise StoreError(f"{directory}: is there already; give the name of a new directory")
 
 
 def _row(split: str, example: Example) -> dict[str, Any]:

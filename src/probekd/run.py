@@ -168,8 +168,12 @@ def run_harness(config: RunConfig, *, progress: Progress | None = None) -> dict[
     from probekd.student import Student
 
     run = Run(RunDirectory(config.runs_dir / (config.name or "run")), config, progress or Silent())
-    student = Student.load(run.path / "student", trust_remote_code=config.student.trust_remote_code)
-    return {split: harness_score(student, run.task.rows(split), progress=run.progress) for split in run.eval_splits}
+    trusted = config.student.trust_remote_code
+    student = Student.load(run.path / "student", trust_remote_code=trusted)
+    return {
+        split: harness_score(student, run.task.rows(split), trust_remote_code=trusted, progress=run.progress)
+        for split in run.eval_splits
+    }
 
 
 def export_targets(config: RunConfig, directory: Path) -> Mapping[str, int]:

@@ -192,3 +192,21 @@ def test_students_that_lm_eval_cannot_ask(model_dir: Dir, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ConfigError, match=r"pip install 'probekd\[lm-eval\]'"):
         harness_score(trained(model_dir("llama"), task(), "label_token"), task().rows("test"))
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_lm_eval_may_run_what_the_student_may(
+    model_dir: Dir, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    student = trained(model_dir("llama"), task(), "label_token")
+    told: list[bool] = []
+    base = harness._lm_eval().models.huggingface.HFLM
+    original = base.__init__
+
+    def watched(self: object, *args: object, **options: object) -> None:
+        told.append(bool(options["trust_remote_code"]))
+        original(self, *args, **options)
+
+    monkeypatch.setattr(base, "__init__", watched)
+    harness_score(student, list(rows("test", 3)), trust_remote_code=trusted)
+    assert told == [trusted]

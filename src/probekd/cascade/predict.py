@@ -103,6 +103,7 @@ def cascade_file(
     backend: Backend = "torch",
     batch_rows: int = 1024,
     overwrite: bool = False,
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Rule, Counter[str]]:
     """Predict a file as ``predict_file`` does; each row is answered by the student or by a run's probe.
@@ -125,6 +126,7 @@ def cascade_file(
         backend: See ``predict_file``.
         batch_rows: Rows in memory at a time.
         overwrite: Replace an output file that exists.
+        trust_remote_code: Run Python code that ships with the student's checkpoint; for the teacher the run's config says it.
         progress: Told of the rows predicted, and of the tokens read to find the threshold.
 
     Returns:
@@ -155,7 +157,8 @@ def cascade_file(
         subject=subject,
     )
     named = read_examples(info, held_out, question, options, subject=subject) if held_out else None
-    teacher, student = ProbedTeacher.open(run), open_student(student_dir, backend)
+    teacher = ProbedTeacher.open(run)
+    student = open_student(student_dir, backend, trust_remote_code=trust_remote_code)
     rows = held_out_rows(run.task, named, plan.examples())
     rule = choose_rule(student, teacher, rows, agreement, level, progress)
     cascade = Cascade(student=student, teacher=teacher, rule=rule)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from probekd.cli.cache import cache_app
-from probekd.cli.parts import ConfigArgument, JsonOption, ResumeOption, SetOption, print_json, progress_bar
+from probekd.cli.parts import ConfigArgument, JsonOption, ResumeOption, SetOption, TrustOption, print_json, progress_bar
 from probekd.cli.students import export, predict, push
 
 if TYPE_CHECKING:
@@ -150,9 +150,11 @@ def label_command(
     if export_to is None:
         _run_stage("label", loaded, resume=resume, as_json=as_json)
         return
-    _run(loaded, only="label", resume=resume, as_json=as_json)
+    from probekd.dataset import check_new
     from probekd.run import export_targets
 
+    check_new(export_to)  # before hours of work, not after
+    _run(loaded, only="label", resume=resume, as_json=as_json)
     rows = dict(export_targets(loaded, export_to))
     if as_json:
         print_json({"dataset": str(export_to), "rows": rows})
@@ -241,9 +243,7 @@ def doctor(
     sibling: Annotated[
         Path | None, typer.Option(help="The safetensors directory that a GGUF teacher was made of.")
     ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that ships with the checkpoint.")
-    ] = False,
+    trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare every way of reading a teacher with plain Transformers; exit status 1 when one must not be used."""

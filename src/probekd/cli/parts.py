@@ -23,6 +23,9 @@ SetOption = Annotated[
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on in a run directory that was made with another config.")
 ]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that ships with the checkpoint.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, for machines.")]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from probekd.cli.parts import JsonOption, print_json, progress_bar
+from probekd.cli.parts import JsonOption, TrustOption, print_json, progress_bar
 
 if TYPE_CHECKING:
     from probekd.student.onnx import Backend
@@ -78,6 +78,7 @@ def predict(
         typer.Option(help="With --cascade: unlabelled rows to choose the threshold on; default: the validation split."),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing output file.")] = False,
+    trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict the rows of a file with a student; with --cascade, with its teacher's probe where it is not sure."""
@@ -98,6 +99,7 @@ def predict(
                 options=_columns(options),
                 backend=computing,
                 overwrite=overwrite,
+                trust_remote_code=trust_remote_code,
                 progress=progress,
             )
             said, found = f"{rows} rows predicted: {output}", {"rows": rows, "output": str(output)}
@@ -116,6 +118,7 @@ def predict(
                 options=_columns(options),
                 backend=computing,
                 overwrite=overwrite,
+                trust_remote_code=trust_remote_code,
                 progress=progress,
             )
             rows = sum(by.values())
@@ -141,6 +144,7 @@ def export(
     accept_int8: Annotated[
         bool, typer.Option("--accept-int8", help="Write it however far its answers are from the student's.")
     ] = False,
+    trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a student as ONNX into its own directory, held against PyTorch before it is kept."""
@@ -151,7 +155,9 @@ def export(
 
     info = StudentInfo.load(student)
     examples = read_examples(info, rows, question, _columns(options)) if rows else rows_learned(student)
-    found = export_onnx(student, examples, int8=int8, accept_int8=accept_int8)
+    found = export_onnx(
+        student, examples, int8=int8, accept_int8=accept_int8, trust_remote_code=trust_remote_code
+    )
     if as_json:
         print_json({name: parity.as_dict() for name, parity in found.items()})
         return

@@ -66,7 +66,12 @@ class Request:
 
 
 def harness_score(
-    student: Student, examples: Sequence[Example], *, batch_size: int = 16, progress: Progress | None = None
+    student: Student,
+    examples: Sequence[Example],
+    *,
+    batch_size: int = 16,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
 ) -> HarnessScore:
     """Run labelled rows through lm-eval and through ``Student.predict_proba``.
 
@@ -74,6 +79,7 @@ def harness_score(
         student: Of kind ``label_token`` or ``option_likelihood``.
         examples: Rows; those without an answer are left out.
         batch_size: Token sequences a batch.
+        trust_remote_code: Run Python code that ships with the checkpoint, which lm-eval loads by itself.
         progress: Told of the options that lm-eval has scored.
 
     Raises:
@@ -89,7 +95,7 @@ def harness_score(
     assert isinstance(model, Decoder)
     asked = [requests_of(model, row, encoded) for row, encoded in zip(rows, model.encode(rows), strict=True)]
     with _quiet():
-        reader = _reader(student, asked, batch_size, progress or Silent())
+        reader = _reader(student, asked, batch_size, trust_remote_code, progress or Silent())
         found = _lm_eval().evaluator.evaluate(reader, {"tasks": {TASK: _task(rows, asked, metric)}}, bootstrap_iters=0)
     scale = [[len(r.text.encode()) if metric == "acc_bytes" else 1 for r in options] for options in asked]
     picks = _picks(found["samples"][TASK], scale)
@@ -183,7 +189,13 @@ def _task(rows: Sequence[Example], asked: Sequence[Sequence[Request]], metric: s
     return Task(config=config)
 
 
-def _reader(student: Student, asked: Sequence[Sequence[Request]], batch_size: int, progress: Progress) -> Any:
+def _reader(
+    student: Student,
+    asked: Sequence[Sequence[Request]],
+    batch_size: int,
+    trust_remote_code: bool,
+    progress: Progress,
+) -> Any:
     """lm-eval's own reader of Transformers models, which checks what it is about to read."""
     base: Any = _lm_eval().models.huggingface.HFLM
     chat = student.info.prompt.chat
@@ -216,6 +228,7 @@ def _reader(student: Student, asked: Sequence[Sequence[Request]], batch_size: in
         dtype="float32",
         device=str(student.network.device),
         batch_size=batch_size,
+        trust_remote_code=trust_remote_code,
         # A chat template writes its own special tokens.
         add_bos_token=False if chat else None,
     )

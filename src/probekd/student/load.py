@@ -41,10 +41,10 @@ def _as_model_error(model: str | Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"student {model}: cannot be loaded ({reason}); give a Hub id or a directory with config.json, "
-            "model.safetensors and a tokenizer"
-        ) from error
+        mend = "give a Hub id or a directory with config.json, model.safetensors and a tokenizer"
+        if "custom code" in reason:
+            mend = "if you trust it, allow it with --trust-remote-code, or student.trust_remote_code in a config"
+        raise ModelError(f"student {model}: cannot be loaded ({reason}); {mend}") from error
 
 
 def _in_float32(auto: Any, model: str | Path, architecture: Any, config: StudentConfig) -> tuple[Any, set[str]]:

@@ -45,6 +45,7 @@ def predict_file(
     backend: Backend = "torch",
     batch_rows: int = 1024,
     overwrite: bool = False,
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> int:
     """Predict every row of a .csv, .jsonl or .parquet file; the output may be of another of these formats.
@@ -64,6 +65,7 @@ def predict_file(
         backend: What answers: PyTorch, or one of the student's ONNX files.
         batch_rows: Rows in memory at a time.
         overwrite: Replace an output file that exists.
+        trust_remote_code: Run Python code that ships with the student's checkpoint.
         progress: Told of the rows predicted.
 
     Returns:
@@ -82,7 +84,7 @@ def predict_file(
         options=options,
         overwrite=overwrite,
     )
-    student = open_student(student_dir, backend)
+    student = open_student(student_dir, backend, trust_remote_code=trust_remote_code)
 
     def answer(rows: Sequence[Example]) -> list[Row]:
         return [prediction(e, p) for e, p in zip(rows, student.predict_proba(rows), strict=True)]
