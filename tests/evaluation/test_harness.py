@@ -195,9 +195,7 @@ def test_students_that_lm_eval_cannot_ask(model_dir: Dir, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("trusted", [False, True])
-def test_lm_eval_may_run_what_the_student_may(
-    model_dir: Dir, monkeypatch: pytest.MonkeyPatch, trusted: bool
-) -> None:
+def test_lm_eval_may_run_what_the_student_may(model_dir: Dir, monkeypatch: pytest.MonkeyPatch, trusted: bool) -> None:
     student = trained(model_dir("llama"), task(), "label_token")
     told: list[bool] = []
     base = harness._lm_eval().models.huggingface.HFLM

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -131,6 +132,28 @@ def test_two_processes_train_as_one(tiny_bert: Path, whole: dict[str, torch.Tens
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert {f.name for f in tmp_path.iterdir()} == {"student", "steps.safetensors"}
+    found = load_file(tmp_path / "steps.safetensors")
+    assert found.pop("processes").item() == 2
+    same(found, whole)
+
+
+@pytest.mark.slow
+def test_two_processes_of_mpi_train_as_one(tiny_bert: Path, whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """What ``accelerate launch --num_processes 2 --cpu`` starts where there is an MPI, by the names that it gives."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, str(STEPS), str(tiny_bert), str(tmp_path), json.dumps({"batch_size": 8})]
+    started = []
+    for rank in ("0", "1"):
+        names = {"OMPI_COMM_WORLD_RANK": rank, "OMPI_COMM_WORLD_LOCAL_RANK": rank}
+        sizes = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
+        environment = {**os.environ, **shared, **names, **sizes}
+        started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    for process in started:
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
     found = load_file(tmp_path / "steps.safetensors")
     assert found.pop("processes").item() == 2
     same(found, whole)

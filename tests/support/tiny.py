@@ -182,7 +182,9 @@ def save_model(family: str, directory: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(7)
         tokenizer = (
-            word_tokenizer() if family in ("bert", "albert") else byte_level_tokenizer(bos=None if family == "gpt2" else "<s>")
+            word_tokenizer()
+            if family in ("bert", "albert")
+            else byte_level_tokenizer(bos=None if family == "gpt2" else "<s>")
         )
         model = build_model(family, len(tokenizer))
         for name, parameter in model.named_parameters():

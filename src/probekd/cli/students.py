@@ -155,9 +155,7 @@ def export(
 
     info = StudentInfo.load(student)
     examples = read_examples(info, rows, question, _columns(options)) if rows else rows_learned(student)
-    found = export_onnx(
-        student, examples, int8=int8, accept_int8=accept_int8, trust_remote_code=trust_remote_code
-    )
+    found = export_onnx(student, examples, int8=int8, accept_int8=accept_int8, trust_remote_code=trust_remote_code)
     if as_json:
         print_json({name: parity.as_dict() for name, parity in found.items()})
         return

@@ -211,7 +211,10 @@ def row_reader(
         if options is not None:
             raise DataError(f"{path}: the student chooses among its own {len(info.labels)} labels; leave --options out")
         return lambda where, row: Example(
-            id=where, question=text_of(row, text_column, where, IN_EVERY_ROW), options=info.labels, subject=about(where, row)
+            id=where,
+            question=text_of(row, text_column, where, IN_EVERY_ROW),
+            options=info.labels,
+            subject=about(where, row),
         )
     if options is None or isinstance(options, str):
         columns: str | Sequence[str] = _existing([options] if options else OPTION_COLUMNS, first, where, "--options")
@@ -221,7 +224,10 @@ def row_reader(
     def read(where: str, row: Row) -> Example:
         choices = options_of(row, columns, where, IN_EVERY_ROW)
         example = Example(
-            id=where, question=text_of(row, text_column, where, IN_EVERY_ROW), options=choices, subject=about(where, row)
+            id=where,
+            question=text_of(row, text_column, where, IN_EVERY_ROW),
+            options=choices,
+            subject=about(where, row),
         )
         check_options(example, where)
         return example

@@ -213,7 +213,9 @@ def test_a_damaged_file_is_named(exported: dict[str, Path], tmp_path: Path) -> N
 def test_eight_bits_of_a_network_whose_blocks_share_their_weights(
     kinds: Task, tiny_albert: Path, tmp_path: Path
 ) -> None:
-    config = StudentConfig(model=str(tiny_albert), learning_rate=3e-3, batch_size=8, label_epochs=4, early_stopping=None)
+    config = StudentConfig(
+        model=str(tiny_albert), learning_rate=3e-3, batch_size=8, label_epochs=4, early_stopping=None
+    )
     distill(tiny_albert, kinds, None, method="labels", config=config, output_dir=tmp_path / "s")
     found = export_onnx(tmp_path / "s", kinds.rows("train"), int8=True)
     assert found["model_int8.onnx"].mean < 0.02
