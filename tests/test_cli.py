@@ -283,8 +283,10 @@ def test_the_estimate_bounds_what_lies_between_the_blocks_of_a_streamed_teacher(
     )
     made.config["teacher"] = {"model": str(model_dir("llama")), "memory": "streamed"}
     made.write()
-    bound = json.loads(call("estimate", made.path, "--json")[1])["between_bytes"]
-    assert "between two blocks" in call("estimate", made.path)[1]
+    found = json.loads(call("estimate", made.path, "--json")[1])
+    bound = found["between_bytes"]
+    assert "between two blocks" in (said := call("estimate", made.path)[1])
+    assert "one block at a time" in said and 0 < found["memory_bytes"] < found["weight_bytes"]
     unlink, seen = Path.unlink, []
 
     def looked(path: Path, **options: Any) -> None:

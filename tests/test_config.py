@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from probekd.config import (
     ProbeConfig,
     RunConfig,
+    TeacherConfig,
     apply_overrides,
     config_differences,
     dump_config,
@@ -185,3 +186,26 @@ def test_a_streamed_teacher_is_placed_by_nobody_else(tmp_path: Path, other: str,
     load_config(path, [other])
     with pytest.raises(ConfigError, match=rf"run\.yaml: teacher: memory: streamed .* cannot be combined with {named}"):
         load_config(path, [other, "teacher.memory=streamed"])
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu", "fast", "expected"),
+    [
+        ("auto", False, False, "float32"),
+        ("auto", True, True, "bfloat16"),
+        ("auto", True, False, "float32"),
+        ("cpu", True, True, "float32"),
+        ("cuda:1", True, True, "bfloat16"),
+    ],
+)
+def test_the_dtype_is_the_devices_own(
+    device: str, gpu: bool, fast: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: fast and not including_emulation)
+    assert TeacherConfig(model="m", device=device).dtype == expected
+    assert TeacherConfig(model="m", device=device, dtype="float32").dtype == "float32"
+    # What a run writes down says it, so that no other machine goes on in another type.
+    assert f"dtype: {expected}" in dump_config(TeacherConfig(model="m", device=device))

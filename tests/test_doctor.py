@@ -189,6 +189,47 @@ def test_a_double_bos(
     assert ("worst relative error" in out) == (not guarded)
 
 
+def test_a_double_cls(call: Doctor, model_dir: ModelDir, task_file: Callable[..., Path]) -> None:
+    task = task_file("classification", template="[CLS] Text: {{ question }}\nLabel:", instruction="")
+    status, out, err = call("--teacher", model_dir("bert"), "--task", task)
+    assert status == 1, err
+    assert "double BOS: prompts begin with 2 BOS tokens" in out
+
+
+def test_a_tokenizer_that_adds_two_bos_by_itself(
+    call: Doctor, copy: Callable[[str], Path], task_file: Callable[..., Path]
+) -> None:
+    directory = copy("llama")
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    opening = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    single = [opening, opening, {"Sequence": {"id": "A", "type_id": 0}}]
+    number = next(t["id"] for t in tokenizer["added_tokens"] if t["content"] == "<s>")
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [number], "tokens": ["<s>"]}},
+    }
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    status, out, err = call("--teacher", directory, "--task", task_file("classification"))
+    assert status == 1, err
+    assert "double BOS: prompts begin with 2 BOS tokens" in out
+
+
+def test_a_tokenizer_that_truncates_by_itself(
+    call: Doctor, copy: Callable[[str], Path], task_file: Callable[..., Path]
+) -> None:
+    """Ours and the plain reading agree then, and both lack the end of the text."""
+    directory = copy("llama")
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    assert tokenizer["normalizer"] is None
+    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"Regex": r"(?<=\A.{12})(?m:.*)"}, "content": ""}
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    status, out, err = call("--teacher", directory, "--task", task_file("classification"))
+    assert status == 1, err
+    assert "the prompt is truncated: the tokenizer drops its end" in out
+
+
 def without_guard(tokenise: Callable[..., Any]) -> Callable[..., Any]:
     """``_tokenise`` for which no token is BOS."""
 

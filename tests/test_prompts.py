@@ -237,6 +237,23 @@ def test_two_bos_tokens(prompt: dict[str, object]) -> None:
         PromptEncoder(tokenizer, task_of(COW, **prompt)).encode(COW, "listed")
 
 
+def test_two_cls_tokens(kinds_of_text: Task) -> None:
+    tokenizer = word_tokenizer()
+    row = kinds_of_text.rows()[0]
+    task = replace(kinds_of_text, prompt=PromptConfig(template="[CLS] {{ question }}", instruction=""))
+    with pytest.raises(ModelError, match=r"two BOS tokens \(\[CLS\]\)"):
+        PromptEncoder(tokenizer, task, encoder=True).encode(row, "listed")
+
+
+def test_options_that_nothing_stands_before() -> None:
+    """Without BOS the first token of an option would be predicted by nothing, and its answer be read nowhere."""
+    task = task_of(COW, branched_template="")
+    with pytest.raises(ConfigError, match=r"prompt\.branched_template: nothing stands before the options"):
+        PromptEncoder(byte_level_tokenizer(bos=None), task).encode(COW, "branched")
+    found = PromptEncoder(byte_level_tokenizer(), task).encode(COW, "branched")
+    assert all(s.answer == 0 and s.scored[0] == 1 for s in found.sequences)
+
+
 # Several orders of the options ----------------------------------------------------------------------------------------
 
 

@@ -172,6 +172,12 @@ def test_classification_is_read_at_answer(llama: Teacher, kinds_of_text: Task) -
     assert default_positions(kinds_of_text, "branched") == ("option_end", "option_mean")
 
 
+def test_no_rows_have_no_states(llama: Teacher, choices: Task) -> None:
+    states = extract(llama, choices, splits=["train"], layouts=["listed"])
+    with pytest.raises(DataError, match="no rows are asked for"):
+        states.read("listed", "answer", 1, [])
+
+
 def test_read_keeps_the_order_asked_for_across_splits(llama: Teacher, choices: Task) -> None:
     states = extract(llama, choices)
     ids = ["e", "b", "a", "e"]

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -183,6 +184,27 @@ def test_collecting_keeps_what_a_run_or_a_process_holds(
         if file.is_file():
             file.unlink()
     assert {s.key for s in collect(0)} == {d.name for d in stores[:2]}
+
+
+def test_who_waits_for_another_process_is_told(
+    llama: Teacher, choices: Task, cache_directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from filelock import FileLock
+
+    (store,) = extract(llama, choices, splits=["train"], layouts=["listed"]).stores
+    assert not caplog.messages
+    shutil.rmtree(store.directory)
+    held = threading.Event()
+
+    def hold() -> None:
+        with FileLock(cache_directory / "locks" / store.directory.name):
+            held.set()
+            time.sleep(1)
+
+    threading.Thread(target=hold).start()
+    held.wait()
+    assert extract(llama, choices, splits=["train"], layouts=["listed"]).stores[0].verify() == []
+    assert caplog.messages == ["choices, split train, listed: another process reads these rows; waiting for it"]
 
 
 def test_a_full_disk_ends_in_a_message_and_the_next_run_goes_on(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from probekd.config import Layout, RunConfig
@@ -12,8 +13,8 @@ from probekd.extraction import Survey, default_positions, survey_task
 from probekd.extraction.streaming import bytes_between, count_passes
 from probekd.rundir import RunDirectory
 from probekd.stages import Run
-from probekd.teacher.blocks import free_memory, weight_bytes
-from probekd.teacher.load import Teacher, device_of, load_teacher, resolve_model
+from probekd.teacher.load import Teacher, device_of, resolve_model
+from probekd.teacher.memory import free_memory, weight_bytes
 
 WARM_UP_ROWS = 24
 WARM_UP_BLOCKS = 2
@@ -63,14 +64,14 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
     total = {name: sum(s[name] for s in splits.values()) for name in ("tokens", "computed", "seconds", "bytes")}
     rate = total["computed"] / total["seconds"]
     streamed = teacher.weights is not None
+    weights = weight_bytes(resolve_model(config.teacher.model, config.teacher.revision), config.teacher.dtype)
     longest = max(int(survey.tokens.sum()) for survey in surveys)
     return {
         **{name: int(total[name]) for name in ("tokens", "computed", "bytes")},
         "tokens_per_second": round(rate, 1),
         "seconds": round(total["seconds"], 1),
-        "memory_bytes": weight_bytes(
-            resolve_model(config.teacher.model, config.teacher.revision), config.teacher.dtype
-        ),
+        "weight_bytes": weights,
+        "memory_bytes": _held_bytes(teacher) if streamed else weights,
         "free_memory_bytes": free,
         "streamed": streamed,
         "between_bytes": bytes_between(teacher, longest) if streamed else 0,
@@ -81,6 +82,13 @@ def estimate_run(config: RunConfig) -> dict[str, Any]:
 def layouts(surveys: Sequence[Survey]) -> list[Layout]:
     """Layouts of some surveys."""
     return list(dict.fromkeys(s.layout for s in surveys))
+
+
+def _held_bytes(teacher: Teacher) -> int:
+    """What the weights of a streamed teacher take in memory: its largest block, and all that is no block."""
+    inside = [sum(p.numel() for p in block.parameters()) for block in teacher.blocks]
+    outside = sum(p.numel() for p in teacher.model.parameters()) - sum(inside)
+    return int((max(inside) + outside) * teacher.dtype.itemsize)
 
 
 def _seconds_of_weights(teacher: Teacher) -> float:
@@ -104,19 +112,19 @@ def _rate(teacher: Teacher, survey: Survey) -> float:
 
     rows = range(0, len(survey.rows), max(1, len(survey.rows) // WARM_UP_ROWS))
     prompts = survey.encode(rows)
-    share = 1.0
-    if teacher.weights is not None:
-        blocks = min(WARM_UP_BLOCKS, teacher.depths)
-        share = blocks / teacher.depths
-        teacher = load_teacher(teacher.config.model_copy(update={"memory": "whole"}), depth=blocks)
-    wanted = Wanted(positions=(), depths=(len(teacher.blocks),), max_options=survey.max_options, orders=survey.orders)
+    deepest = teacher.depths if teacher.weights is None else min(WARM_UP_BLOCKS, teacher.depths)
+    wanted = Wanted(positions=(), depths=(deepest,), max_options=survey.max_options, orders=survey.orders)
     packed = not packable(teacher, prompts)
     # Of few rows another share is saved than of many, so that what these take is counted by itself.
     plan = plan_work(teacher, [branches_of(i, p) for i, p in enumerate(prompts)], packed=packed)
     computed = sum(sum(work.sizes) + (work.prefix.shape[1] if work.prefix else 0) for work in plan)
-    began = time.monotonic()
-    read_states(teacher, prompts, wanted, packed=packed)
-    return share * computed / (time.monotonic() - began)
+    with ExitStack() as held:
+        if teacher.weights is not None:
+            for number, block in enumerate(teacher.blocks[:deepest]):
+                held.enter_context(teacher.weights.loaded(block, number))
+        began = time.monotonic()
+        read_states(teacher, prompts, wanted, packed=packed)
+        return deepest / teacher.depths * computed / (time.monotonic() - began)
 
 
 def print_estimate(found: dict[str, Any]) -> None:
@@ -137,9 +145,9 @@ def print_estimate(found: dict[str, Any]) -> None:
         "training the students comes on top",
         highlight=False,
     )
-    held = "one block at a time" if found["streamed"] else "all at once"
+    held = f"one block at a time, {found['memory_bytes'] / 1e9:.2f} GB" if found["streamed"] else "all at once"
     console.print(
-        f"the teacher's weights take {found['memory_bytes'] / 1e9:.2f} GB, of {found['free_memory_bytes'] / 1e9:.2f} GB free: "
+        f"the teacher's weights take {found['weight_bytes'] / 1e9:.2f} GB, of {found['free_memory_bytes'] / 1e9:.2f} GB free: "
         f"they are held {held}",
         highlight=False,
     )

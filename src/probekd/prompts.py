@@ -128,8 +128,11 @@ class PromptText:
             if self.config.instruction is not None
             else ("" if choice else _CLASSIFY_INSTRUCTION)
         )
-        listed = self.config.template or (_MC_LISTED if choice else _CLASSIFY)
-        branched = self.config.branched_template or (_MC_BRANCHED if choice else listed)
+        listed, branched = self.config.template, self.config.branched_template
+        if listed is None:
+            listed = _MC_LISTED if choice else _CLASSIFY
+        if branched is None:
+            branched = _MC_BRANCHED if choice else listed
         self.templates: dict[Layout, str] = {"listed": listed, "branched": branched}
         if self.config.shots and self.config.shots_from in ("train", "unlabelled", "validation", "test"):
             raise ConfigError(
@@ -209,6 +212,12 @@ class PromptEncoder:
         # Where a tokenizer makes the blank a token of its own, that token belongs to the prompt: the label follows it.
         self.cue = self.joiner if self._blank_is_a_token() and not encoder else ""
 
+    @property
+    def opening(self) -> str | None:
+        """What the tokenizer may put before a text: BOS, or the [CLS] of BERT's family."""
+        tokens: tuple[str | None, ...] = (self.tokenizer.bos_token, self.tokenizer.cls_token)
+        return next((token for token in tokens if token), None)
+
     def encode(self, example: Example, layout: Layout) -> Prompt:
         """Token ids and positions of one row."""
         clash = next((t for t in (example.question, *example.options) if _MARK.search(t)), None)
@@ -219,10 +228,10 @@ class PromptEncoder:
         try:
             sequences = self._sequences(example, layout)
         except ModelError:
-            bos = self.tokenizer.bos_token
-            if bos and any(bos in t for t in (example.question, *example.options)):
+            opening = self.opening
+            if opening and any(opening in t for t in (example.question, *example.options)):
                 raise DataError(
-                    f"row {example.id!r}: its text holds {bos!r}, which the tokenizer reads as the token that begins a "
+                    f"row {example.id!r}: its text holds {opening!r}, which the tokenizer reads as the token that begins a "
                     "prompt; take it out of the row"
                 ) from None
             raise
@@ -277,6 +286,11 @@ class PromptEncoder:
         start = len(prefix) + len(self.joiner)
         span = _token_span(offsets, start, start + len(option))
         scored = _token_span(offsets, len(prefix), start + len(option))
+        if not self.encoder and not scored[0]:
+            raise ConfigError(
+                "prompt.branched_template: nothing stands before the options of a row, and the tokenizer adds no BOS: the "
+                "first token of an option would follow nothing; say something before it, such as {{ question }}"
+            )
         return TokenSequence(
             tokens=tuple(ids), answer=0 if self.encoder else scored[0] - 1, options=(span,), scored=scored
         )
@@ -314,10 +328,10 @@ class PromptEncoder:
             while added and added.pop():
                 ids.pop()
                 offsets.pop()
-        bos = self.tokenizer.bos_token_id
-        if len(ids) > 1 and bos is not None and ids[0] == ids[1] == bos:
+        if len(ids) > 1 and self.opening and ids[0] == ids[1] == self.tokenizer.convert_tokens_to_ids(self.opening):
             raise ModelError(
-                "the prompt starts with two BOS tokens: the template writes one and the tokenizer adds one; drop it from the template"
+                f"the prompt starts with two BOS tokens ({self.opening}): the template writes one and the tokenizer adds one; "
+                "drop it from the template"
             )
         return ids, offsets
 
@@ -325,7 +339,10 @@ class PromptEncoder:
         if not self.joiner:
             return False
         # By ids: a tokenizer that trims offsets (Llama 3's) gives a lone blank an empty span.
-        bare, blank, said = (self._tokenise(text)[0] for text in ("Answer:", "Answer: ", "Answer: A"))
+        bare, blank, said = (
+            list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            for text in ("Answer:", "Answer: ", "Answer: A")
+        )
         return blank != bare and said[: len(blank)] == blank
 
 

@@ -211,9 +211,11 @@ class States:
         With m > 1 permutations ``answer`` is (n, m, d): one state for each order of the column ``orders``.
 
         Raises:
-            DataError: an id that was not extracted.
+            DataError: an id that was not extracted, or no ids.
             StoreError: the stores were read in different numbers of option orders.
         """
+        if not ids:
+            raise DataError("no rows are asked for, so that their states have no shape; give at least one id")
         parts, places = [], []
         there = [s for s in self.stores if position in s.positions and depth in s.depths]
         for store, where, rows in self._find(layout, ids, there):

@@ -241,7 +241,7 @@ def test_a_failure_in_the_middle_leaves_no_output(
 def test_half_a_surrogate_pair_is_found_before_the_student_is_loaded(
     kinds_student: Student, tmp_path: Path, value: Any, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("probekd.student.predict.open_student", lambda *args: pytest.fail("the student was loaded"))
+    monkeypatch.setattr("probekd.student.predict.open_student", lambda *_, **__: pytest.fail("the student was loaded"))
     path = write(tmp_path / "in.jsonl", [{"text": "the dog"}, {"text": "a saw", "note": value}])
     with pytest.raises(DataError, match=r"in\.jsonl:2: 'note': holds half of a surrogate pair"):
         predict_file(kinds_student.directory, path, tmp_path / f"out.{suffix}")

@@ -15,7 +15,7 @@ from probekd.config import PromptConfig
 from probekd.extraction import extract
 from probekd.prompts import PromptEncoder
 from probekd.tasks.base import Task
-from probekd.teacher.attention import NAME, PrefixKeys
+from probekd.teacher.attention import NAME, Packing, PrefixKeys
 from probekd.teacher.batching import PackedBatch
 from probekd.teacher.check import packable, paddable, states_of
 from probekd.teacher.load import Teacher, load_teacher
@@ -96,6 +96,22 @@ def test_a_model_that_does_not_listen_is_found_out(family: str, teacher_of: Teac
     before = teacher.attention
     assert "cannot be packed" in (why := packable(teacher, prompts_of(teacher, choices, "branched"))) or "attend" in why
     assert teacher.attention == before
+
+
+@pytest.mark.parametrize(
+    ("family", "why"), [("bert", "an encoder reads both ways"), ("bloom", "BloomModel"), ("llama", "")]
+)
+def test_a_fallback_is_said_in_the_log_and_the_manifest(
+    family: str, why: str, teacher_of: TeacherOf, choices: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (store,) = extract(teacher_of(family), choices, splits=["train"], layouts=["branched"], cache=tmp_path).stores
+    reason = store.manifest["pass"]["reason"]
+    told = "choices, split train, branched: sequences are read apart, in padded batches, and nothing they share is computed once"
+    assert caplog.messages == ([f"{told}: {reason}"] if why else [])
+    assert why in reason and bool(reason) is bool(why)
+    caplog.clear()
+    extract(teacher_of(family), choices, splits=["train"], layouts=["branched"], cache=tmp_path)
+    assert not caplog.messages, "what is there already is not read"
 
 
 @pytest.mark.parametrize("family", [*NOT_PACKABLE, "bert", "opt"])
@@ -184,6 +200,24 @@ def test_a_prefix_of_all_but_the_read_tokens_is_tried(
     )
     packable(llama, prompts_of(llama, choices, "branched"))
     assert made and made[0] >= 1
+
+
+def test_a_packing_follows_blocks_to_another_device(llama: Teacher, choices: Task) -> None:
+    """There is no second device here but ``meta``, on which nothing is computed: that all of it is there is what is seen."""
+    trees = [tree_of(branches_of(i, p)) for i, p in enumerate(prompts_of(llama, choices, "branched"))]
+    packing = Packing(trees, torch.device("cpu"))
+    meta = torch.device("meta")
+    there = packing.on(meta)
+    assert packing.on(torch.device("cpu")) is packing and packing.on(meta) is there
+    tensors = [value for value in vars(there).values() if isinstance(value, torch.Tensor)]
+    assert len(tensors) == sum(isinstance(value, torch.Tensor) for value in vars(packing).values()) > 0
+    assert all(tensor.device == meta for tensor in tensors)
+    here = packing.mask(None, torch.float32, 0)
+    mask = there.mask(None, torch.float32, 0)
+    assert here is not None and mask is not None and mask.device == meta and here.device.type == "cpu"
+    assert mask.shape == here.shape
+    packing.slim()
+    assert not packing.masks and packing.on(meta) is not there
 
 
 def test_the_models_on_disk_are_not_changed(model_dir: Callable[[str], Path], llama: Teacher, choices: Task) -> None:

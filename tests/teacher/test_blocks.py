@@ -1,17 +1,14 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from gguf_files import write_gguf
-from safetensors.torch import load_file
 from torch import nn
 
-from probekd.teacher.blocks import depth_of_every_kind, weight_bytes
+from probekd.teacher.blocks import depth_of_every_kind
 from probekd.teacher.load import Teacher
 
 
@@ -70,20 +67,3 @@ def test_weights_need_not_be_in_memory() -> None:
     with torch.device("meta"):
         blocks = stack(linear(), nn.GRU(2, 2))
     assert depth_of_every_kind(blocks, ()) == 2
-
-
-def test_weights_that_are_there_twice_count_once(model_dir: Callable[[str], Path], tmp_path: Path) -> None:
-    """As Mistral's repositories have them."""
-    directory = Path(shutil.copytree(model_dir("llama"), tmp_path / "model"))
-    once = weight_bytes(directory, "float32")
-    shutil.copy(directory / "model.safetensors", directory / "consolidated.safetensors")
-    assert (
-        weight_bytes(directory, "float32")
-        == once
-        == sum(4 * w.numel() for w in load_file(directory / "model.safetensors").values())
-    )
-
-
-def test_weights_of_a_gguf_file(model_dir: Callable[[str], Path], tmp_path: Path) -> None:
-    file = write_gguf(model_dir("llama"), tmp_path / "tiny.gguf", half=True)
-    assert weight_bytes(file, "float32") == weight_bytes(model_dir("llama"), "float32")

@@ -181,6 +181,21 @@ def test_a_row_that_does_not_fit_into_memory(
         handle.remove()
 
 
+def test_check_pass_needs_a_model_that_gives_its_states(
+    llama: Teacher, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = type(llama.model).forward
+
+    def without(*given: object, **options: object) -> object:
+        out = forward(*given, **options)
+        out.hidden_states = None
+        return out
+
+    monkeypatch.setattr(llama.model, "forward", without.__get__(llama.model))
+    with pytest.raises(ModelError, match="does not give its hidden states"):
+        check_pass(llama, prompt)
+
+
 def test_check_pass_finds_a_norm_applied_in_the_hook(
     llama: Teacher, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,28 @@ def test_a_hub_model_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_model("owner/name")
 
 
+@pytest.mark.parametrize("older", [False, True])
+def test_the_hub_is_asked_for_one_form_of_the_weights(
+    older: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    held = ["config.json", "pytorch_model.bin", "consolidated.safetensors", *([] if older else ["model.safetensors"])]
+    fetched: set[str] = set()
+
+    def download(_: str, *, allow_patterns: list[str], ignore_patterns: list[str], **__: object) -> str:
+        for name in huggingface_hub.utils.filter_repo_objects(
+            held, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+        ):
+            fetched.add(name)
+            (tmp_path / name).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert resolve_model("owner/name") == tmp_path
+    assert fetched == {"config.json", "pytorch_model.bin" if older else "model.safetensors"}
+
+
 def test_damaged_weights(copy: Path) -> None:
     (copy / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00garbage!")
     with pytest.raises(ModelError, match="cannot be loaded as a teacher"):

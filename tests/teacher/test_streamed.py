@@ -24,9 +24,9 @@ from probekd.states import States
 from probekd.tasks.base import Task
 from probekd.teacher import streamed as streamed_module
 from probekd.teacher.batching import PackedBatch
-from probekd.teacher.blocks import weight_bytes
 from probekd.teacher.check import check_pass
 from probekd.teacher.load import Teacher, load_teacher
+from probekd.teacher.memory import weight_bytes
 
 ModelDir = Callable[[str], Path]
 TeacherOf = Callable[[str], Teacher]
@@ -273,7 +273,7 @@ def test_streaming_is_chosen_when_the_weights_exceed_the_free_memory(
     assert weight_bytes(directory, "float32") == sum(w.numel() * 4 for w in weights.values())
     assert weight_bytes(directory, "bfloat16") * 2 == weight_bytes(directory, "float32")
     for free, expected in ((10, True), (10**9, False)):
-        monkeypatch.setattr("probekd.teacher.load.free_memory", lambda _, free=free: free)
+        monkeypatch.setattr("probekd.teacher.memory.free_memory", lambda _, free=free: free)
         assert (load_teacher(directory).weights is not None) is expected
         assert load_teacher(TeacherConfig(model=str(directory), memory="whole")).weights is None
 

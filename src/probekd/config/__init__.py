@@ -64,6 +64,7 @@ __all__ = [
     "dump_config",
     "load_config",
     "model_from_name",
+    "native_dtype",
     "read_yaml",
     "task_from_name",
     "validate",
@@ -128,6 +129,16 @@ class TaskConfig(Section):
     """What to do with training and pool rows whose question recurs in validation or test."""
 
 
+def native_dtype(device: str) -> Dtype:
+    """The type that a device computes in at its best without overflow."""
+    if device != "auto" and not device.startswith("cuda"):
+        return "float32"
+    import torch
+
+    fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if fast else "float32"
+
+
 class TeacherConfig(Section):
     """The frozen model that is read."""
 
@@ -136,7 +147,8 @@ class TeacherConfig(Section):
     revision: str | None = None
     """Hub revision; a commit hash makes the run repeatable."""
     dtype: Dtype = "float32"
-    """Compute type. float16 is not offered: it overflows on Qwen2 and Gemma-3 (transformers #33317, #39972)."""
+    """Compute type; where none is given, bfloat16 on a GPU that computes in it, and float32 elsewhere. float16 is not
+    offered: it overflows on Qwen2 and Gemma-3 (transformers #33317, #39972)."""
     device: str = "auto"
     """``auto`` (cuda when present, else cpu) or a torch device."""
     trust_remote_code: bool = False
@@ -153,6 +165,14 @@ class TeacherConfig(Section):
     """A prompt longer than the model's context stops the run or drops the row; it is never cut."""
     max_length: int | None = Field(default=None, ge=1)
     """Context length to respect; None = the model's own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _native_dtype(cls, values: Any) -> Any:
+        # Decided here, so that the run's config.yaml says it and another machine cannot go on in another type.
+        if isinstance(values, dict) and "dtype" not in values:
+            return {**values, "dtype": native_dtype(str(values.get("device", "auto")))}
+        return values
 
     @model_validator(mode="after")
     def _streamed_alone(self) -> Self:

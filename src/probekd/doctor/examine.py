@@ -17,9 +17,9 @@ from probekd.errors import ConfigError, ModelError, ProbeKDError
 from probekd.progress import Progress, Silent, working
 from probekd.prompts import PromptEncoder, layouts_of
 from probekd.tasks.base import Task
-from probekd.teacher.blocks import free_memory, weight_bytes
 from probekd.teacher.check import packable
 from probekd.teacher.load import Teacher, load_teacher, load_tokenizer, resolve_model
+from probekd.teacher.memory import free_memory, weight_bytes
 
 # Relative to each state.
 EXACT, BFLOAT16, GGUF = 1e-4, 1e-1, 1e-3
@@ -57,7 +57,7 @@ def examine(
         ConfigError: options that do not go together, or a template that cannot be used.
         DataError: rows that cannot be shown to the teacher.
     """
-    config = TeacherConfig(model=teacher, memory="whole", trust_remote_code=trust_remote_code)
+    config = TeacherConfig(model=teacher, memory="whole", dtype="float32", trust_remote_code=trust_remote_code)
     source = resolve_model(teacher)
     pair = _gguf_and_directory(source, gguf, sibling)
     # The first block alone tells whether the teacher can be loaded, and has its tokenizer with it.

@@ -36,6 +36,13 @@ class Plain:
         shown = (replace(row, options=tuple(row.options[i] for i in order)) for order in orders)
         return [self.tokens(self._said(e, layout) + self.encoder.cue) for e in shown]
 
+    def unread(self, row: Example) -> str:
+        """The end of the ``listed`` prompt that the tokenizer makes no token of, where that holds a letter or digit."""
+        text = self._said(row, "listed")
+        offsets = self.encoder.tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+        rest = text[max((stop for _, stop in offsets), default=0) :]
+        return rest if any(c.isalnum() for c in rest) else ""
+
     def labels(self, row: Example) -> list[int | None]:
         """First token of each answer after the ``listed`` prompt; None where it merges with the prompt's last one."""
         encoder = self.encoder
@@ -74,9 +81,10 @@ class Plain:
 
 def check_bos(plain: Plain, sequences: Sequence[Tokens]) -> Check:
     """Count the BOS tokens that prompts begin with: a template may write one, and the tokenizer add another."""
-    bos = plain.encoder.tokenizer.bos_token_id
-    if bos is None:
+    opening, tokenizer = plain.encoder.opening, plain.encoder.tokenizer
+    if not opening:
         return Check(name="BOS", finding="ok", text="the tokenizer has none")
+    bos = tokenizer.convert_tokens_to_ids(opening)
     counts = {next((i for i, token in enumerate(tokens) if token != bos), len(tokens)) for tokens in sequences}
     most = max(counts)
     if most > 1:
@@ -105,6 +113,9 @@ def check_tokens(plain: Plain, sheets: Sequence[Sheet]) -> Check:
                     text = f"{where}: the answer is read at token {sequence.answer} and not at {last}"
                     return Check(name="tokens", finding="fault", text=text)
                 count, number = count + 1, number + len(theirs)
+            if sheet.layout == "listed" and (unread := plain.unread(row)):
+                text = f"{where}: the prompt is truncated: the tokenizer drops its end, {unread!r}"
+                return Check(name="tokens", finding="fault", text=text)
     text = f"{count} sequences of {number} tokens in all are those of the tokenizer"
     return Check(name="tokens", finding="ok", text=text)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +32,11 @@ from probekd.teacher.load import Teacher
 from probekd.teacher.packing import branches_of
 
 if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
     from probekd.teacher.extract import Wanted
+
+logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 64 * 2**20
 ROWS_AT_ONCE = (
@@ -178,7 +183,8 @@ class Job:
         with explained(self.lock):
             self.lock.parent.mkdir(parents=True, exist_ok=True)
             self.lock.touch()
-        with FileLock(self.lock):
+        lock = FileLock(self.lock)
+        with self._held(lock):
             if self.finished:
                 progress.advance(self.tokens)
                 return
@@ -193,6 +199,26 @@ class Job:
             else:
                 self._read(pending, plan, progress)
             self._finish(plan, time.monotonic() - began)
+
+    @contextlib.contextmanager
+    def _held(self, lock: BaseFileLock) -> Iterator[None]:
+        """Hold the store alone; who has to wait for another process is told."""
+        from filelock import Timeout
+
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning(
+                "%s, split %s, %s: another process reads these rows; waiting for it",
+                self.task,
+                self.survey.split,
+                self.survey.layout,
+            )
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _plan(self) -> dict[str, Any]:
         """How the rows are computed: decided once and kept, so that a killed extraction goes on with the same batches."""
@@ -210,6 +236,14 @@ class Job:
             "reason": f"{reason}; one sequence at a time, since {apart}" if apart else reason,
             "batch_tokens": 1 if apart else self._budget(packed=not reason),
         }
+        if reason:
+            logger.warning(
+                "%s, split %s, %s: sequences are read apart, in padded batches, and nothing they share is computed once: %s",
+                self.task,
+                self.survey.split,
+                self.survey.layout,
+                plan["reason"],
+            )
         write_json(path, plan)
         return plan
 

@@ -8,6 +8,7 @@ call it is found out by ``check`` and read in padded batches instead.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -58,6 +59,7 @@ class Packing:
         records: PrefixKeys | None = None,
     ) -> None:
         self.prefix, self.records = prefix, records
+        self._elsewhere: dict[torch.device, Packing] = {}
         rows = [_places(t) for t in trees] or [(list(range(length)), [0] * length)]
         sizes = [len(positions) for positions, _ in rows]
         self.longest = max(sizes)
@@ -74,6 +76,23 @@ class Packing:
         self._last = int(self.positions.max())
         # What ``mask`` made, by what it was asked: the blocks of one kind ask for the same.
         self.masks: dict[tuple[int | None, torch.dtype, int], Tensor | None] = {}
+
+    def on(self, device: torch.device) -> Packing:
+        """The same on another device: a model's blocks may be spread over several (``device_map``)."""
+        if device == self.gather.device:
+            return self
+        if device not in self._elsewhere:
+            other = copy.copy(self)
+            other.masks = {}
+            for name in ("positions", "there", "gather", "_branch", "_position"):
+                setattr(other, name, getattr(self, name).to(device))
+            self._elsewhere[device] = other
+        return self._elsewhere[device]
+
+    def slim(self) -> None:
+        """Let go of the masks, which are made again when they are asked for."""
+        self.masks.clear()
+        self._elsewhere.clear()
 
     def within(self, window: int | None) -> bool:
         """Whether a sliding window hides nothing from any token."""
@@ -153,7 +172,7 @@ def _attend(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Transformers' attention function: (1, heads, T, head width) in, (1, T, heads, head width) out."""
-    packing = _current.get()
+    packing = _current.get().on(query.device)
     if packing.records is not None:
         packing.records.held[module] = (key[0], value[0])
     q, k, v = (x[0][:, packing.gather].transpose(0, 1) for x in (query, key, value))  # (R, heads, L, head width)

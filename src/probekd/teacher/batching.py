@@ -90,7 +90,7 @@ class PackedBatch:
 
     def slim(self) -> None:
         """See ``Batch``."""
-        self._packing.masks.clear()
+        self._packing.slim()
 
     def forget(self) -> None:
         """See ``Batch``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import uuid
 import weakref
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probekd.errors import ModelError
-from probekd.files import cache_dir, read_json
+from probekd.files import cache_dir
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -207,39 +206,3 @@ def _places(model: Any, path: str) -> dict[str, str]:
 
     walk(model, "")
     return places
-
-
-def weight_bytes(source: Path, dtype: str) -> int:
-    """Bytes that the weights of a directory, or of a GGUF file, take in memory when they are loaded as ``dtype``."""
-    return _weight_count(source) * (4 if dtype == "float32" else 2)
-
-
-def _weight_count(source: Path) -> int:
-    from safetensors import safe_open
-
-    if source.suffix == ".gguf":
-        from gguf import GGUFReader
-
-        return sum(int(tensor.n_elements) for tensor in GGUFReader(source).tensors)
-    index = source / "model.safetensors.index.json"
-    # The index says which files are read: others may hold the same weights in another form (Mistral's consolidated ones).
-    named = set(read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    files = [f for f in source.glob("*.safetensors") if f.name in named] or sorted(source.glob("*.safetensors"))
-    if not files:
-        # The older form does not say its type without being unpickled; models large enough to matter have two bytes.
-        return sum(file.stat().st_size for file in source.glob("pytorch_model*.bin")) // 2
-    total = 0
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    return total
-
-
-def free_memory(device: str) -> int:
-    """Bytes that can be taken on a device without swapping."""
-    import psutil  # type: ignore[import-untyped]
-    import torch
-
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(torch.device(device))[0])
-    return int(psutil.virtual_memory().available)

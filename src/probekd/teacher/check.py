@@ -54,6 +54,8 @@ def check_pass(teacher: Teacher, prompt: Prompt) -> None:
             raise does_not_fit(ids.shape[1], error) from None
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
             raise _unsupported(teacher, f"reading a row fails ({type(error).__name__}: {first_line(error)})") from None
+        if getattr(theirs, "hidden_states", None) is None:
+            raise _unsupported(teacher, "its model does not give its hidden states, so that ours cannot be compared")
         broken = [depth for depth, hidden in seen.items() if not bool(torch.isfinite(hidden).all())]
         if broken:
             raise not_finite(broken[0], f"row {prompt.id!r}")

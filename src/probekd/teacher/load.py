@@ -21,16 +21,18 @@ from probekd.teacher.blocks import (
     build_of,
     find_stack,
     first_blocks,
-    free_memory,
     offloaded,
-    weight_bytes,
 )
 from probekd.teacher.gguf import gguf_source
+from probekd.teacher.memory import fits
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+# Forms of weights that are needed where there are no safetensors, and files that hold the same once more (Mistral's).
+_OLDER = ("*.bin", "*.gguf")
+_TWICE = ["consolidated*"]
 _FINGERPRINTED = ("*.safetensors", "*.bin", "*.json", "*.model", "*.jinja", "*.txt", "*.py", "*.gguf")
 
 
@@ -127,8 +129,15 @@ def resolve_model(model: str | Path, revision: str | None = None) -> Path:
         RepositoryNotFoundError,
     )
 
+    def fetch(*patterns: str) -> Path:
+        return Path(
+            snapshot_download(str(model), revision=revision, allow_patterns=list(patterns), ignore_patterns=_TWICE)
+        )
+
     try:
-        return Path(snapshot_download(str(model), revision=revision, allow_patterns=list(_FINGERPRINTED)))
+        found = fetch(*(p for p in _FINGERPRINTED if p not in _OLDER))
+        # Most repositories hold the same weights in several forms.
+        return found if any(found.glob("*.safetensors")) else fetch(*_FINGERPRINTED)
     except (RepositoryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"{model}: no such directory, and the Hub could not provide it ({type(error).__name__}); check the name, or the network"
@@ -370,7 +379,7 @@ def _quantization(config: TeacherConfig) -> Any:
 
 
 def _streams(config: TeacherConfig, source: Path) -> bool:
-    """Whether blocks are loaded one at a time: when asked for, or when the weights exceed the free memory."""
+    """Whether blocks are loaded one at a time: when asked for, or when the weights do not fit into the free memory."""
     if config.memory != "auto" or config.device_map or config.quantization or config.is_gguf:
         return config.memory == "streamed"
-    return weight_bytes(source, config.dtype) > free_memory(device_of(config))
+    return not fits(source, config.dtype, device_of(config))
