@@ -175,6 +175,14 @@ def test_run_prints_scores_and_where_the_report_is(call: Call, warm: Workspace) 
     assert err.count("done before") == 6
 
 
+def test_notes_say_what_data_hold_as_it_is(call: Call, warm: Workspace) -> None:
+    record = json.loads((warm.run / "run.json").read_text())
+    (warm.run / "run.json").write_text(json.dumps({**record, "notes": ["the labels [/INST], [red] and ok"]}))
+    status, _, err = call("run", warm.path)
+    assert status == 0 and "note the labels [/INST], [red] and ok" in err
+    (warm.run / "run.json").write_text(json.dumps(record))
+
+
 def test_run_takes_its_directory_for_its_config(call: Call, warm: Workspace) -> None:
     found = json.loads(call("run", warm.run, "--json")[1])
     assert found["run"] == str(warm.run)

@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from probekd.config import (
+    EvaluateConfig,
     ProbeConfig,
     RunConfig,
     TeacherConfig,
@@ -209,3 +210,9 @@ def test_the_dtype_is_the_devices_own(
     assert TeacherConfig(model="m", device=device, dtype="float32").dtype == "float32"
     # What a run writes down says it, so that no other machine goes on in another type.
     assert f"dtype: {expected}" in dump_config(TeacherConfig(model="m", device=device))
+
+
+@pytest.mark.parametrize("learned", ["train", "unlabelled", "dev"])
+def test_rows_that_are_learned_from_are_not_evaluated(learned: str) -> None:
+    with pytest.raises(ValidationError, match=f"'{learned}' is learned from or shown in prompts"):
+        EvaluateConfig(splits=("test", learned))

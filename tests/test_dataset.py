@@ -102,6 +102,25 @@ def test_the_card_says_what_is_in_it(task: Task, tmp_path: Path) -> None:
     assert "licence: mit." in card
 
 
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("probe-kd", "what a probe read in the hidden states of tiny\\_x (the method `probe-kd`)"),
+        ("logit-kd", "what tiny\\_x said by its output tokens, as it is (the method `logit-kd`)"),
+        ("label-smoothing", "the gold answers, smoothed (the method `label-smoothing`)"),
+    ],
+)
+def test_the_card_says_who_made_the_labels(task: Task, tmp_path: Path, method: str, says: str) -> None:
+    targets = targets_of(task)
+    if method == "label-smoothing":
+        targets = replace(targets, sources=("smoothed",) * len(targets))
+    write_dataset(task, targets, tmp_path / "d", Origin(name="tiny_x"), method)
+    card = (tmp_path / "d" / "README.md").read_text()
+    assert f"They are\n{says}." in card
+    assert ("`oof`: of models that were fitted without this row" in card) is (method != "label-smoothing")
+    assert ("`smoothed`: its answer, smoothed" in card) is (method == "label-smoothing")
+
+
 def test_what_would_be_wrong_is_refused(task: Task, tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "mine.txt").write_text("kept")

@@ -17,6 +17,7 @@ from workspace import LABELS, Workspace, classification_rows, workspace
 from probekd.config import RunConfig
 from probekd.errors import ConfigError, StoreError
 from probekd.run import STAGES, run_stages, scores_of
+from probekd.rundir import RunDirectory
 from probekd.teacher.load import cache_dir
 
 STAGE_NAMES = [stage.name for stage in STAGES]
@@ -129,6 +130,9 @@ def test_a_finished_run_holds_every_row_once(
     tested = sorted(row["id"] for row in made.rows["test"])
     for who in ("teacher_output", "probe", "student"):
         assert sorted(p["id"] for p in predictions if p["who"] == who) == tested
+    # Every two students are compared: what the gate advises may be a baseline.
+    compared = json.loads((made.run / "metrics.json").read_text())["comparisons"]
+    assert {"student:labels", "student:calibrated-logit-kd"} in [{c["a"], c["b"]} for c in compared]
     assert set(scores_of(made.run)["test"]) == {
         "teacher_output",
         "probe",
@@ -248,6 +252,15 @@ def test_what_a_killed_process_was_writing_is_swept_away(copied: Callable[..., R
     (run / "states" / ".key.0123abcd.tmp" / "index.parquet").write_bytes(b"PAR1")
     assert run_watched(config) == []
     assert not list(run.rglob("*.tmp"))
+
+
+def test_a_directory_that_was_killed_before_its_record_is_taken_up(copied: Callable[..., RunConfig]) -> None:
+    config = copied("student.epochs=2")
+    run = config.runs_dir / "cfg"
+    for name in ("run.json", "metrics.json"):
+        (run / name).unlink()
+    RunDirectory.prepare(config)
+    assert RunDirectory(run).record["stages"] == {} and "epochs: 2.0" in (run / "config.yaml").read_text()
 
 
 def test_another_config_is_refused_with_what_differs(copied: Callable[..., RunConfig]) -> None:

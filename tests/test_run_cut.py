@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,9 @@ Dir = Callable[[str], Path]
 
 
 def test_a_student_that_is_not_trained_is_the_probe(tmp_path: Path, model_dir: Dir) -> None:
-    teacher = model_dir("llama")
-    made = workspace(tmp_path, "multiple_choice", teacher=teacher, student=teacher, sizes={**SIZES, "test": 12})
+    teacher = Path(shutil.copytree(model_dir("llama"), tmp_path / "teacher"))
+    (teacher / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    made = workspace(tmp_path / "w", "multiple_choice", teacher=teacher, student=teacher, sizes={**SIZES, "test": 12})
     made.config["student"] |= {
         "kind": "cut",
         "epochs": 0,
@@ -38,6 +40,9 @@ def test_a_student_that_is_not_trained_is_the_probe(tmp_path: Path, model_dir: D
     assert config["num_hidden_layers"] == probe["reader"]["depth"]
     labels = json.loads((made.run / "baselines" / "labels" / "student" / "cut.json").read_text())
     assert labels["normed"] and not list((made.run / ".parts").glob("*-start"))
+    info = json.loads((made.run / "student" / "probekd.json").read_text())
+    assert (info["base_model"], info["base_licence"]) == ("teacher", "apache-2.0")
+    assert "base model, teacher: apache-2.0" in (made.run / "student" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

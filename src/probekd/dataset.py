@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from probekd.config import Method
 from probekd.errors import StoreError
 from probekd.files import replacing
+from probekd.methods import RECIPES
 from probekd.student.card import escaped
 from probekd.student.licence import Origin
-from probekd.targets import SoftTargets
+from probekd.targets import SOURCES, SoftTargets
 from probekd.tasks.base import Example, Task
 
 SCHEMA = pa.schema(
@@ -35,8 +37,8 @@ _CARD = """---
 
 # Soft labels for {task}
 
-What a probe read in the hidden states of {teacher} about {labelled} labelled and {pool} unlabelled rows of the task
-**{task}** ({kind}), written by probekd.
+Soft labels of {labelled} labelled and {pool} unlabelled rows of the task **{task}** ({kind}), written by probekd. They are
+{says} (the method `{method}`).
 
 ```python
 from datasets import load_dataset
@@ -53,11 +55,18 @@ rows = load_dataset("path/to/this/directory", split="train")
 | `split` | `train` (labelled), `unlabelled` (the pool), `validation` or `test` |
 | `soft_labels` | probability of each option, which a student learns from; null in `validation` and `test` |
 | `logits` | their logarithms, up to a constant: softmax(logits / T) is the target at temperature T |
-| `source` | `oof`: from a probe that was fitted without this row; `pooled`: the mean of these probes |
+| `source` | {sources} |
 
-A labelled row's soft label comes from a probe that never saw it, or it would be its answer again. `validation` and
-`test` hold the task's rows of these splits, to measure a student on. The teacher's licence: {licence}.
+`validation` and `test` hold the task's rows of these splits, to measure a student on. The teacher's licence: {licence}.
 """
+
+
+_SOURCES = {
+    "oof": "of models that were fitted without this row, or it would be its answer again",
+    "pooled": "the mean of the models of all folds",
+    "gold": "its answer",
+    "smoothed": "its answer, smoothed",
+}
 
 
 def soft_label_tables(task: Task, targets: SoftTargets) -> dict[str, pa.Table]:
@@ -82,14 +91,17 @@ def soft_label_tables(task: Task, targets: SoftTargets) -> dict[str, pa.Table]:
     return {split: pa.Table.from_pylist(found, schema=SCHEMA) for split, found in rows.items() if found}
 
 
-def write_dataset(task: Task, targets: SoftTargets, directory: Path, teacher: Origin) -> Mapping[str, int]:
+def write_dataset(
+    task: Task, targets: SoftTargets, directory: Path, teacher: Origin, method: Method = "probe-kd"
+) -> Mapping[str, int]:
     """Write one Parquet file a split, and the card by which ``load_dataset(directory)`` finds them.
 
     Args:
         task: The rows.
         targets: Their soft labels.
         directory: A new one.
-        teacher: Whose states the soft labels were read in.
+        teacher: The model that took part.
+        method: What the soft labels were made by.
 
     Returns:
         Rows by split.
@@ -103,7 +115,7 @@ def write_dataset(task: Task, targets: SoftTargets, directory: Path, teacher: Or
         (unfinished / "data").mkdir(parents=True)
         for split, table in tables.items():
             pq.write_table(table, unfinished / "data" / f"{split}.parquet")
-        (unfinished / "README.md").write_text(_card(task, targets, list(tables), teacher), encoding="utf-8")
+        (unfinished / "README.md").write_text(_card(task, targets, list(tables), teacher, method), encoding="utf-8")
     return {split: table.num_rows for split, table in tables.items()}
 
 
@@ -123,7 +135,7 @@ def _row(split: str, example: Example) -> dict[str, Any]:
     }
 
 
-def _card(task: Task, targets: SoftTargets, splits: list[str], teacher: Origin) -> str:
+def _card(task: Task, targets: SoftTargets, splits: list[str], teacher: Origin, method: Method) -> str:
     classification = task.kind == "classification"
     matter = {
         "configs": [
@@ -140,7 +152,9 @@ def _card(task: Task, targets: SoftTargets, splits: list[str], teacher: Origin) 
         front_matter=yaml.safe_dump(matter, sort_keys=False),
         task=escaped(task.name),
         kind="classification" if classification else "multiple choice",
-        teacher=escaped(teacher.name),
+        method=method,
+        says=RECIPES[method].says.format(teacher=escaped(teacher.name)),
+        sources="; ".join(f"`{name}`: {_SOURCES[name]}" for name in SOURCES if name in targets.sources),
         labelled=targets.splits.count("train"),
         pool=targets.splits.count("unlabelled"),
         options=f"the labels, the same in every row: {labels}" if classification else "the texts to choose from",

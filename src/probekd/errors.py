@@ -19,6 +19,10 @@ class ModelError(ProbeKDError):
     """A teacher or student that cannot be loaded or whose states cannot be trusted."""
 
 
+class DivergedError(ModelError):
+    """A training whose loss became infinite or nan."""
+
+
 class StoreError(ProbeKDError):
     """A cache or run directory that is damaged, foreign, or made by another version or config."""
 

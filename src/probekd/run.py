@@ -14,7 +14,7 @@ from probekd.metrics import Scores
 from probekd.progress import Progress, Silent
 from probekd.rundir import RunDirectory, stage_key
 from probekd.stages import Run, do_distill, do_evaluate, do_extract, do_label, do_probe, do_report
-from probekd.supervision import matches_states, students_of
+from probekd.supervision import matches_states, method_of_targets, students_of
 from probekd.tasks.base import Example, task_content
 from probekd.teacher.load import model_fingerprint, resolve_model
 
@@ -44,6 +44,19 @@ def _what_is_matched(config: RunConfig) -> Sequence[object]:
     return (config.student.kind, config.student.depth) if matches_states(config) else ()
 
 
+def _evaluate(run: Run) -> Mapping[str, Any]:
+    """Measure, and write what came of it into the cards before the stage counts as done."""
+    found = do_evaluate(run)
+    _complete_cards(run)
+    return found
+
+
+def _complete_cards(run: Run) -> None:
+    from probekd.student.card import complete_cards
+
+    complete_cards(run.path, run.config.teacher, trust_remote_code=run.config.student.trust_remote_code)
+
+
 STAGES: tuple[Stage, ...] = (
     Stage(
         "extract",
@@ -70,7 +83,7 @@ STAGES: tuple[Stage, ...] = (
         lambda run: (sorted(students_of(run.config)), run.config.student.method, *_what_is_matched(run.config)),
     ),
     Stage("distill", do_distill, lambda run: (run.config.student.model_dump_json(exclude=SAME_STUDENT),)),
-    Stage("evaluate", do_evaluate, lambda run: (run.config.evaluate.model_dump_json(),)),
+    Stage("evaluate", _evaluate, lambda run: (run.config.evaluate.model_dump_json(),)),
     Stage("report", do_report, lambda run: ()),
 )
 
@@ -152,10 +165,8 @@ def _run_locked(run: Run, keys: Mapping[str, str], only: str | None, say: Callab
         if only is not None:
             break
     # A student that was made again has the card of one that nobody has measured.
-    if {"distill", "evaluate"} & set(worked) and run.directory.is_done("evaluate", keys["evaluate"]):
-        from probekd.student.card import complete_cards
-
-        complete_cards(run.path, run.config.teacher, trust_remote_code=run.config.student.trust_remote_code)
+    if "distill" in worked and run.directory.is_done("evaluate", keys["evaluate"]):
+        _complete_cards(run)
 
 
 def run_harness(config: RunConfig, *, progress: Progress | None = None) -> dict[str, HarnessScore]:
@@ -188,7 +199,8 @@ def export_targets(config: RunConfig, directory: Path) -> Mapping[str, int]:
 
     run = Run(RunDirectory(config.runs_dir / (config.name or "run")), config, Silent())
     targets = SoftTargets.load(run.path / "targets.parquet")
-    return write_dataset(run.task, targets, directory, Origin.of(config.teacher.model, config.teacher.revision))
+    teacher = Origin.of(config.teacher.model, config.teacher.revision)
+    return write_dataset(run.task, targets, directory, teacher, method_of_targets(config))
 
 
 def scores_of(path: Path) -> dict[str, dict[str, Scores]]:

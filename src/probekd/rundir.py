@@ -42,7 +42,8 @@ class RunDirectory:
         stored = path / "config.yaml"
         if path.is_dir() and any(f.name != ".lock" for f in path.iterdir()) and not stored.is_file():
             raise StoreError(f"{path} exists and is not a run directory; choose another name with --set name=...")
-        if stored.is_file():
+        # Of a run that was killed between the two files nothing is done yet.
+        if stored.is_file() and (path / "run.json").is_file():
             before, now = (
                 {k: v for k, v in d.items() if k not in _NOT_COMPARED}
                 for d in (read_yaml(stored), config.model_dump(mode="json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -127,12 +128,11 @@ def _figures(states: States | None) -> dict[str, Any]:
 
 def _state_files(run: Run, states: States | None) -> list[str]:
     stores = states.stores if states else ()
-    names = [
-        s.directory / name
+    return [
+        str((s.directory / name).relative_to(run.path))
         for s in stores
         for name in ("manifest.json", s.manifest["index"]["file"], *(shard["file"] for shard in s.manifest["shards"]))
     ]
-    return [str(name.relative_to(run.path)) for name in names]
 
 
 def do_extract(run: Run) -> Mapping[str, Any]:
@@ -370,12 +370,12 @@ def do_evaluate(run: Run) -> Mapping[str, Any]:
                 others.setdefault(who, []).append(replace(p, who="student"))
             else:
                 mine.append(p)
-        rivals = [who for who in found if ":" in who]
+        # Every two students: the gate may have advised what is a baseline here.
         for a, b in [
             ("probe", "teacher_output"),
             ("student", "teacher_output"),
             ("student", "probe"),
-            *(("student", r) for r in rivals),
+            *combinations((who for who in found if who.startswith("student")), 2),
         ]:
             (pa, answers), (pb, _) = found[a].labelled(), found[b].labelled()
             comparisons += compare(

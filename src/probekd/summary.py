@@ -81,12 +81,17 @@ def print_stage(stage: str, path: Path) -> None:
 def print_harness(found: Mapping[str, HarnessScore]) -> None:
     """What lm-eval says of a student, beside our own score of the same rows."""
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console()
     for split, s in found.items():
-        differ = f"they differ on {len(s.differ)}: {', '.join(s.differ[:5])}" if s.differ else "the same pick in each"
+        differ = (
+            f"they differ on {len(s.differ)}: {escape(', '.join(s.differ[:5]))}"
+            if s.differ
+            else "the same pick in each"
+        )
         console.print(
-            f"[bold]{split}[/] {s.n} rows: lm-eval {s.metric} {s.harness:.4f}, probekd accuracy {s.accuracy:.4f}; {differ}",
+            f"[bold]{escape(split)}[/] {s.n} rows: lm-eval {s.metric} {s.harness:.4f}, probekd accuracy {s.accuracy:.4f}; {differ}",
             highlight=False,
             soft_wrap=True,
         )

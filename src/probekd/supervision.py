@@ -53,6 +53,12 @@ def place_of_targets(config: RunConfig, method: Method) -> str:
     return TARGETS if own else f"baselines/{method}/{TARGETS}"
 
 
+def method_of_targets(config: RunConfig) -> Method:
+    """What the run's own file of targets was made by: the probe, where its student learns from no teacher's targets."""
+    own = config.student.method
+    return own if place_of_targets(config, own) == TARGETS else "probe-kd"
+
+
 def words_needed(config: RunConfig, outputs: Mapping[Care, OutputReadout]) -> tuple[Layout, ...]:
     """Layouts in which the pool must be read to the teacher's end, because a student learns from what it says."""
     return tuple(dict.fromkeys(outputs[care].layout for care in cares_of(views_of(students_of(config)))))

@@ -181,8 +181,14 @@ def test_what_cannot_be_a_cascade_is_refused(done: Callable[[str], Workspace], t
     for bad in (0, 1, 95):
         with pytest.raises(ConfigError, match=f"agreement {bad}: must lie between 0 and 1"):
             cascade_file(student, made.run, source, out, agreement=bad)
-    with pytest.raises(ConfigError, match=r"the probe of .* is of tiny, with other labels or of another kind"):
+    with pytest.raises(ConfigError, match=r"the probe of .* is of tiny; they must be of one task"):
         cascade_file(student, other.run, source, out)
+    # Rows of two multiple-choice tasks look alike, and their probes read other things.
+    stranger = Path(shutil.copytree(student, tmp_path / "stranger"))
+    info = json.loads((stranger / "probekd.json").read_text())
+    (stranger / "probekd.json").write_text(json.dumps({**info, "task": "another"}))
+    with pytest.raises(ConfigError, match=r"a student of the task another, and the probe of .* is of tiny"):
+        cascade_file(stranger, made.run, source, out)
     shutil.copytree(made.run, tmp_path / "runs" / "cfg", ignore=shutil.ignore_patterns("states", "student"))
     record = json.loads((tmp_path / "runs/cfg/run.json").read_text())
     del record["stages"]["probe"]

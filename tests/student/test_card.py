@@ -16,6 +16,7 @@ from probekd.config import TeacherConfig
 from probekd.methods import RECIPES
 from probekd.metrics import Scores
 from probekd.student import Student
+from probekd.student.calibration import StudentCalibration
 from probekd.student.card import Results, complete_cards, escaped, model_card
 from probekd.student.licence import Origin, front_matter, licence_of
 
@@ -59,6 +60,33 @@ def test_front_matter_is_read_by_the_hub_with_the_results(kinds_student: Student
     )
     found = {r.metric_type: (r.metric_value, r.dataset_name, r.dataset_split) for r in card.data.eval_results}
     assert found["accuracy"] == (0.76, "kinds", "test") and found["ece"][0] == 0.04
+
+
+@pytest.mark.parametrize(
+    ("licence", "expected"),
+    [
+        ("other llama3", {"license": "other", "license_name": "llama3"}),
+        ("mit", {"license": "mit"}),
+        ("other", {"license": "other"}),
+    ],
+)
+def test_a_licence_of_its_own_has_its_name(kinds_student: Student, licence: str, expected: dict[str, str]) -> None:
+    info = replace(kinds_student.info, base_licence=licence)
+    found = front_matter(model_card(info, kinds_student.model, RESULTS))
+    assert {k: v for k, v in found.items() if k.startswith("license")} == expected
+
+
+@pytest.mark.parametrize("rows", ["validation", "held out"])
+def test_rows_that_chose_epochs_are_not_called_untouched(kinds_student: Student, rows: str) -> None:
+    calibration = StudentCalibration(
+        temperature=1.2, rows=rows, n=9, nll_before=1, nll_after=0.9, ece_before=0.1, ece_after=0.05
+    )
+    info = replace(kinds_student.info, calibration=calibration)
+    both = replace(RESULTS, scores={"validation": RESULTS.scores["test"], **RESULTS.scores})
+    text = model_card(info, kinds_student.model, both)
+    assert "test, 90 rows, none of which it was trained on:" in text
+    told = "though the number of its epochs and its temperature were chosen on them"
+    assert (f"validation, 90 rows, none of which it was trained on, {told}:" in text) is (rows == "validation")
 
 
 def test_figures_are_those_of_the_run(kinds_student: Student) -> None:

@@ -129,7 +129,7 @@ def test_before_training_it_says_what_the_probe_says(
     assert max(p.max() for p in theirs) > 0.5  # it has something to say
     close(said(student, task), theirs)
     assert student.network.config.num_hidden_layers == DEPTH
-    assert student.info.num_pool_rows == 0 and student.info.base_model == "start"
+    assert student.info.num_pool_rows == 0 and student.info.base_model == Path(teacher.name).name
     shown = run_card(student)
     assert shown in ("one option", "another option")
     row = Example(id="x", question="some question", options=("one option", "another option"))

@@ -20,6 +20,22 @@ def test_methods_without_a_pool_stand_in_the_panels_of_every_pool() -> None:
     assert found[1].seeds("labels", "probe-kd") == [0, 1, 2]
 
 
+def test_without_a_cell_of_no_pool_there_is_no_panel_of_it() -> None:
+    """``labels`` learns from no pool, but alone it is nobody's rival, and what the gate says of it would hold by itself."""
+    found = panels(made_up(tasks=("t",), budgets=(100,), pools=("1000",), verdict="labels"))
+    assert [p.pool for p in found] == ["1000"]
+    judged = judge_verdicts(found, "nll", ("labels", "calibrated-logit-kd", "probe-kd"))
+    assert len(judged) == 3 and not any(j.held for j in judged)
+
+
+def test_shares_are_of_seeds_under_which_all_methods_were_trained() -> None:
+    results = [r for r in made_up(tasks=("t",), budgets=(100,)) if (r.method, r.seed) != ("probe-kd", 2)]
+    groups = panels(results)
+    assert all(p.complete == [0, 1] for p in groups)
+    assert standing(groups, "labels", "nll", ("labels", "blend-kd")).cells == 2 * 2
+    assert {j.seed for j in judge_verdicts(groups, "nll", ("labels",))} == {0, 1}
+
+
 def test_differences_are_ours_minus_theirs_on_the_same_rows_and_seeds() -> None:
     panel = panels(made_up(tasks=("t",), budgets=(100,), seeds=range(5), rows=400))[1]
     found = {(c.a, c.b, c.metric): c for c in compare_panel(panel, resamples=300)}

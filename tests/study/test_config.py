@@ -47,6 +47,20 @@ def test_names_stand_for_sections(tmp_path: Path) -> None:
             "students.0: remove method; the study's methods say what is trained",
         ),
         (
+            {"students": [{"model": "m", "temperature": 4}]},
+            "students.0: remove temperature; the study's search says which of it are tried",
+        ),
+        ({"search": {"alpha": []}}, "search.alpha: Tuple should have at least 1 item"),
+        ({"search": {"temperature": [float("inf")]}}, "search.temperature.0: Input should be a finite number"),
+        ({"search": {"learning_rate": []}}, "search.learning_rate: Tuple should have at least 1 item"),
+        ({"pool": []}, "pool: Tuple should have at least 1 item"),
+        ({"seeds": []}, "seeds: Tuple should have at least 1 item"),
+        ({"seeds": [-1]}, "seeds.0: Input should be greater than or equal to 0"),
+        (
+            {"teachers": [{"model": "models/teacher", "on_long": "drop"}]},
+            "teachers: teacher has on_long: drop, and a study's rows are the same for every teacher",
+        ),
+        (
             {"tasks": [{"name": "arc_easy", "labls": 3}]},
             "unknown key 'tasks.0.labls'; known keys: name, data_dir, subjects, test, prompt",
         ),

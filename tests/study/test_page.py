@@ -3,13 +3,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made_up_study import made_up
+from made_up_study import SKILL, made_up
 from pages import CHROMIUM, Page, phone_width
 
+from probekd.config import TeacherConfig
 from probekd.methods import RECIPES
 from probekd.study.config import StudyConfig
 from probekd.study.markdown import markdown
-from probekd.study.page import record_against, render
+from probekd.study.page import differences, record_against, render
+from probekd.study.results import Result
 from probekd.study.summary import Summary, summarise
 
 
@@ -70,8 +72,41 @@ def test_one_budget_and_one_seed_are_enough(study: StudyConfig) -> None:
     assert 'class="band ' in render(study.model_copy(update={"methods": ("labels", "probe-kd")}), summary)
     text = markdown(summary)
     assert "| small static | probe-kd | all |" in text
-    assert "| kinds | small static | 100 | all | probe-kd minus labels | accuracy |" in text
+    assert "| kinds | teacher | small static | 100 | all | probe-kd minus labels | accuracy |" in text
     assert "| small static | probe-kd | all | 1 | 0.5 (1) | 2 (1) | 0.003 (1) |" in text and "exactly 0" not in text
+
+
+def test_each_teacher_has_its_own_figures(study: StudyConfig) -> None:
+    one = made_up(tasks=("kinds",), methods=("labels", "probe-kd"), seeds=(0, 1))
+    two = [
+        Result.of({**r.record, "settings": {**r.record["settings"], "teacher": "other"}})
+        for r in made_up(
+            tasks=("kinds",), methods=("labels", "probe-kd"), seeds=(0, 1), skill={**SKILL, "probe-kd": 0.0}
+        )
+    ]
+    summary = summarise([*one, *two], refused={}, resamples=100)
+    tables = {
+        (d["teacher"], d["metric"], d["pool"]): d for d in differences(summary.comparisons) if d["ours"] == "probe-kd"
+    }
+    assert {t for t, *_ in tables} == {"teacher", "other"}
+    for teacher in ("teacher", "other"):
+        shown = tables[teacher, "accuracy", "all"]["rows"]["kinds", 300]["labels"]
+        (expected,) = [
+            c
+            for c in summary.comparisons
+            if (c.teacher, c.metric, c.pool, c.budget, c.a, c.b)
+            == (teacher, "accuracy", "all", 300, "probe-kd", "labels")
+        ]
+        assert shown == expected
+    teachers = tuple(TeacherConfig(model=name) for name in ("teacher", "other"))
+    text = render(study.model_copy(update={"teachers": teachers}), summary)
+    assert ", read by teacher" in text and ", read by other" in text
+    assert "| kinds | other | small static |" in markdown(summary)
+
+
+def test_the_largest_pool_is_shown_first_by_its_size() -> None:
+    summary = summarise(made_up(tasks=("kinds",), pools=("50", "100"), seeds=(0, 1)), refused={}, resamples=50)
+    assert {d["pool"] for d in differences(summary.comparisons) if d["first"]} == {"100"}
 
 
 def test_a_difference_of_exactly_0_is_explained_where_it_stands(summary: Summary) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from probekd.errors import DataError, StoreError
+from probekd.errors import DataError, ModelError, StoreError
 from probekd.metrics import score
 from probekd.study import making, run, workshop
 from probekd.study.config import StudyConfig
 from probekd.study.directory import StudyDirectory
+from probekd.study.learners.static import StaticLearner
 from probekd.study.results import read_results
 from probekd.study.run import gather_study, run_study
 from probekd.study.watcher import Quiet
@@ -268,3 +272,68 @@ def test_revisions_of_a_model_have_cells_of_their_own(tiny_study: Build, monkeyp
     cells = {c.student: c for c in shop.cells(shop.draws()[0]) if c.method == "labels"}
     keys = {name: shop.key(cell) for name, cell in cells.items()}
     assert keys["old"] != keys["new"] == keys["main"]
+
+
+def test_mended_validation_rows_make_other_cells(tiny_study: Build, tmp_path: Path) -> None:
+    """Their ids need not change with them."""
+    study = tiny_study()
+    before = Workshop(study=study, directory=StudyDirectory(study.directory), watcher=Quiet())
+    keys = [before.key(cell) for draw in before.draws() for cell in before.cells(draw)]
+    path = tmp_path / "texts-validation.csv"
+    path.write_text(path.read_text().replace("the ", "a ", 1))
+    after = Workshop(study=study, directory=StudyDirectory(study.directory), watcher=Quiet())
+    changed = [a != b for a, b in zip((after.key(c) for d in after.draws() for c in after.cells(d)), keys, strict=True)]
+    assert changed == [d.task == "texts" for d in after.draws() for _ in after.cells(d)]
+
+
+def test_a_teacher_in_another_place_has_the_same_cells(tiny_study: Build, tmp_path: Path) -> None:
+    study = tiny_study()
+    teacher = study.teachers[0]
+    moved = Path(shutil.copytree(teacher.model, tmp_path / "elsewhere" / Path(teacher.model).name))
+    other = study.model_copy(update={"teachers": (teacher.model_copy(update={"model": str(moved)}),)})
+    keys = []
+    for one in (study, other):
+        shop = Workshop(study=one, directory=StudyDirectory(study.directory), watcher=Quiet())
+        keys.append([shop.key(cell) for draw in shop.draws() for cell in shop.cells(draw)])
+    assert keys[0] == keys[1]
+
+
+def test_what_several_cells_need_is_counted_with_each(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tiny_study(tasks=tiny_study().model_dump(mode="json")["tasks"][:1], seeds=[0], budgets=[12])
+    clock = itertools.count(0, 10)
+    monkeypatch.setattr(making.time, "monotonic", lambda: float(next(clock)))
+    learn = StaticLearner.learn
+    monkeypatch.setattr(StaticLearner, "learn", lambda *given: replace(learn(*given), steps=7))
+    run_study(study)
+    found = {
+        (r["settings"]["method"], r["settings"]["pool"]): r for r in records(study).values() if r["settings"]["student"]
+    }
+    assert {r["seconds"] for (method, _), r in found.items() if method != "self-train"} == {10.0}
+    assert {r["steps"] for (method, _), r in found.items() if method != "self-train"} == {7}
+    # The student of the labels comes before the one that it teaches.
+    assert found["self-train", "all"]["seconds"] == 20.0 and found["self-train", "all"]["steps"] == 14
+
+
+def test_a_setting_that_diverges_is_passed_over(tiny_study: Build, model_dir: Callable[[str], Path]) -> None:
+    student = {
+        "model": str(model_dir("bert")),
+        "max_length": 32,
+        "epochs": 1,
+        "label_epochs": 5,
+        "batch_size": 4,
+        "early_stopping": None,
+    }
+    small = {
+        "tasks": tiny_study().model_dump(mode="json")["tasks"][:1],
+        "seeds": [0],
+        "budgets": [12],
+        "methods": ["labels"],
+    }
+    search = {"alpha": [0.5], "temperature": [1.0], "rows": 10}
+    study = tiny_study(students=[student], search={**search, "learning_rate": [1e-3, 1e38]}, **small)
+    run_study(study)
+    (record,) = [r for r in records(study).values() if r["settings"]["student"]]
+    assert record["chosen"]["learning_rate"] == 1e-3 and len(record["search"]) == 1
+    wild = tiny_study(students=[student], search={**search, "learning_rate": [1e38]}, name="wild", **small)
+    with pytest.raises(ModelError, match=r"lower student\.learning_rate"):
+        run_study(wild)

@@ -59,9 +59,22 @@ def test_budget_depends_on_the_seed_but_not_on_the_order_of_rows(tmp_path: Path)
     (tmp_path / "back").mkdir()
     forth, back = task_file(tmp_path), task_file(tmp_path / "back", backwards=True)
     first = load_task(forth, labels=20, pool=30, limit={"test": 7}, seed=1)
-    for split in ("train", "test"):
-        assert ids(first, split) == ids(load_task(back, labels=20, limit={"test": 7}, seed=1), split)
-        assert ids(first, split) != ids(load_task(forth, labels=20, limit={"test": 7}, seed=2), split)
+    for split in ("train", "test", "unlabelled"):
+        assert ids(first, split) == ids(load_task(back, labels=20, pool=30, limit={"test": 7}, seed=1), split)
+        assert ids(first, split) != ids(load_task(forth, labels=20, pool=30, limit={"test": 7}, seed=2), split)
+
+
+def test_a_limited_pool_is_no_beginning_of_a_file(tmp_path: Path) -> None:
+    """A file may be sorted by topic."""
+    rows = [Example(id=f"u{i}", question=f"text {i}", options=("a", "b")) for i in range(200)]
+    train = tuple(Example(id=f"t{i}", question=f"row {i}", options=("a", "b"), answer=i % 2) for i in range(10))
+    for order in (rows, rows[::-1]):
+        task = Task(
+            name="t", kind="classification", splits={"train": train, "unlabelled": tuple(order)}, labels=("a", "b")
+        )
+        drawn = [int(e.id[1:]) for e in task.budget(labels=10, pool=50, seed=3).rows("unlabelled")]
+        assert drawn == [int(e.id[1:]) for e in task.budget(labels=10, pool=60, seed=3).rows("unlabelled")][:50]
+        assert 70 < sum(drawn) / 50 < 130
 
 
 def test_the_pool_has_no_answers_and_all_the_rest(tmp_path: Path) -> None:

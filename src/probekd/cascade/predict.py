@@ -190,8 +190,8 @@ def choose_rule(
 def _check_task(info: StudentInfo, run: Run, student_dir: str | Path) -> None:
     """Raise ConfigError unless student and probe answer the same question."""
     task = run.drawn
-    if (info.kind, info.labels) != (task.kind, task.labels):
+    if (info.task, info.kind, info.labels) != (task.name, task.kind, task.labels):
         raise ConfigError(
-            f"{student_dir}: a student of the task {info.task}, and the probe of {run.path} is of {task.name}, with other "
-            "labels or of another kind; name the run that the student comes from"
+            f"{student_dir}: a student of the task {info.task}, and the probe of {run.path} is of {task.name}; they must be of "
+            "one task and its labels; name the run that the student comes from"
         )

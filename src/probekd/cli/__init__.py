@@ -61,6 +61,7 @@ def _run(config: RunConfig, *, only: str | None, resume: bool, as_json: bool) ->
     import time
 
     from rich.console import Console
+    from rich.text import Text
 
     from probekd.run import run_stages
 
@@ -83,7 +84,7 @@ def _run(config: RunConfig, *, only: str | None, resume: bool, as_json: bool) ->
     record = json.loads((path / "run.json").read_text(encoding="utf-8"))
     if not as_json:
         for note in record["notes"]:
-            console.print(f"[yellow]note[/] {note}", highlight=False, markup=True)
+            console.print(Text.assemble(("note ", "yellow"), note))
     return path
 
 
@@ -98,6 +99,7 @@ def run_command(
         print_json({"run": str(path), "report": str(path / "report.html"), **metrics})
         return
     from rich.console import Console
+    from rich.text import Text
 
     from probekd.summary import results_table
 
@@ -107,7 +109,7 @@ def run_command(
     console.print(
         f"[bold]gate[/]    {metrics['gate']['verdict']}: {metrics['gate']['reason']}", highlight=False, soft_wrap=True
     )
-    console.print(f"[bold]report[/]  {path / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(Text.assemble(("report", "bold"), f"  {path / 'report.html'}"), soft_wrap=True)
 
 
 def _run_stage(stage: str, config: RunConfig, *, resume: bool, as_json: bool) -> None:

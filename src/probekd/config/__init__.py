@@ -55,6 +55,7 @@ __all__ = [
     "RunConfig",
     "Section",
     "SectionT",
+    "Seed",
     "StudentConfig",
     "TaskConfig",
     "TeacherConfig",
@@ -74,6 +75,9 @@ Layout = Literal["listed", "branched"]
 Position = Literal["answer", "option_end", "option_mean"]
 Family = Literal["logistic", "ridge", "mass_mean", "mlp", "low_rank"]
 Dtype = Literal["float32", "bfloat16"]
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _odd(value: int) -> int:
@@ -223,6 +227,15 @@ class EvaluateConfig(Section):
     bootstrap: int = Field(default=2000, ge=100)
     """Resamples of the intervals of differences."""
 
+    @model_validator(mode="after")
+    def _held_out(self) -> Self:
+        if learned := [s for s in self.splits if s in ("train", "unlabelled", "dev")]:
+            raise ValueError(
+                f"splits: {learned[0]!r} is learned from or shown in prompts, and says nothing of rows to come; name splits "
+                "that are held out"
+            )
+        return self
+
 
 def task_from_name(value: Any) -> Any:
     """A task's section from its name alone."""
@@ -240,7 +253,7 @@ class RunConfig(Section):
     name: str | None = None
     """Name of the run directory under ``runs_dir``; None = the config file's stem."""
     runs_dir: Path = Path("runs")
-    seed: int = 0
+    seed: Seed = 0
     """Seeds the label subset, folds, bootstrap and student."""
     task: Annotated[TaskConfig, BeforeValidator(task_from_name)]
     prompt: PromptConfig | None = None

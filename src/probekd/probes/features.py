@@ -199,6 +199,16 @@ class Features:
         return (mean + shift.to(torch.float64)).to(self.dtype), _scale(second / count - mean**2).to(self.dtype)
 
 
+def principal(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Right singular vectors (d, r) and squared singular values (r,) of x, from its smaller side."""
+    if len(x) >= x.shape[1]:
+        variance, axes = torch.linalg.eigh(x.T @ x)
+        return axes, variance.clamp_min(0)
+    variance, left = torch.linalg.eigh(x @ x.T)
+    kept = variance > variance[-1] * torch.finfo(x.dtype).eps * len(x)
+    return x.T @ (left[:, kept] / variance[kept].sqrt()), variance[kept]
+
+
 def _scale(variance: Tensor) -> Tensor:
     scale = variance.clamp_min(0).sqrt()
     return torch.where(scale > MIN_SCALE, scale, torch.ones_like(scale))

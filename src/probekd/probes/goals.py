@@ -12,6 +12,10 @@ from torch import Tensor
 class Goal(Protocol):
     """The target t of every row, whose cross-entropy is logsumexp(z) - sum_j t_j z_j."""
 
+    def at(self, rows: Tensor) -> Goal:
+        """The goal of some rows (r,), in their order."""
+        ...
+
     def said(self, logits: Tensor, rows: slice) -> Tensor:
         """sum_j t_j z_j, (rows, m), of a block's finite logits (rows, K, m)."""
         ...
@@ -31,6 +35,10 @@ class Answers:
 
     gold: Tensor
 
+    def at(self, rows: Tensor) -> Answers:
+        """Of some rows."""
+        return Answers(self.gold[rows])
+
     def said(self, logits: Tensor, rows: slice) -> Tensor:
         """The gold class's logit."""
         return logits[torch.arange(len(logits)), self.gold[rows]]
@@ -49,6 +57,10 @@ class Distributions:
     """A distribution over the classes a row, (n, K), 0 for classes that a row does not have."""
 
     probs: Tensor
+
+    def at(self, rows: Tensor) -> Distributions:
+        """Of some rows."""
+        return Distributions(self.probs[rows])
 
     def said(self, logits: Tensor, rows: slice) -> Tensor:
         """The mean logit."""

@@ -5,7 +5,8 @@ the K-way probe is free). For scikit-learn's ``LogisticRegression`` that is C = 
 
 ``solve`` fits one depth for many training sets and strengths at once, ``solve_soft`` to distributions in place of gold
 labels. Training sets are weights over the same rows, so that every problem shares one matrix product with the states;
-standardisation by a training set's own statistics is folded into the weights.
+standardisation by a training set's own statistics is folded into the weights. With many classes the weights of all these
+problems are more than a processor's caches hold, and training sets are solved one by one (``own_axes``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from probekd.probes.estimator import KWayEstimator, Linear, OptionEstimator
 from probekd.probes.features import Features, LinearFit, raw_fit, repeat_strengths
 from probekd.probes.goals import Answers, Distributions, Goal
 from probekd.probes.lbfgs import Preconditioner, minimise
+from probekd.probes.own_axes import OwnAxes, own_axes_pay
 from probekd.probes.unseen import NEVER
 
 
@@ -60,9 +62,48 @@ def solve_soft(
 def _solve(
     features: Features, goal: Goal, row_weights: np.ndarray, strengths: Sequence[float], tolerance: float
 ) -> LinearFit:
-    sets, count = len(row_weights), len(strengths)
     weights = torch.as_tensor(row_weights).to(features.dtype)
-    mean, scale = (m.repeat_interleave(count, dim=0) for m in features.moments(weights))
+    mean, scale = features.moments(weights)
+    if own_axes_pay(features, weights):
+        each = [
+            _solve_turned(features, goal, w, m, s, strengths, tolerance)
+            for w, m, s in zip(weights, mean, scale, strict=True)
+        ]
+        w, b = (torch.cat(part) for part in zip(*each, strict=True))
+    else:
+        w, b = _minimised(features, goal, weights, mean, scale, strengths, tolerance)
+    return raw_fit(features, w, b, *(m.repeat_interleave(len(strengths), dim=0) for m in (mean, scale)))
+
+
+def _solve_turned(
+    features: Features,
+    goal: Goal,
+    weights: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    strengths: Sequence[float],
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    """``_minimised`` of one training set, weights (n,), in the axes of its own rows: turning weights keeps their norm."""
+    turned = OwnAxes.of(features, weights, mean, scale)
+    zero, one = torch.zeros(1, turned.d, dtype=features.dtype), torch.ones(1, turned.d, dtype=features.dtype)
+    own = weights[turned.rows][None]
+    w, b = _minimised(turned, goal.at(turned.rows), own, zero, one, strengths, tolerance)
+    return turned.axes @ w, b
+
+
+def _minimised(
+    features: Features | OwnAxes,
+    goal: Goal,
+    weights: Tensor,
+    means: Tensor,
+    scales: Tensor,
+    strengths: Sequence[float],
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    """Weights (P, d, outputs) on features standardised by means and scales (T, d), and biases (P, outputs)."""
+    sets, count = len(weights), len(strengths)
+    mean, scale = (m.repeat_interleave(count, dim=0) for m in (means, scales))
     share = weights / weights.sum(1, keepdim=True)  # a row's weight in its training set's mean loss
     l2 = repeat_strengths(strengths, sets, features.dtype)
     absent = torch.where(features.present, 0.0, -torch.inf).to(features.dtype)
@@ -112,7 +153,7 @@ def _solve(
         pulled = pulled.view(d, outputs, m).permute(2, 1, 0)
         centred = pulled - mean[which, None, :] * total.T[:, :, None] if bias else pulled
         gradient = centred / scale[which, None, :] + l2[which, None, None] * w
-        parts = [gradient.reshape(m, -1)]
+        parts = [gradient.reshape(m, outputs * d)]  # states that are all one have no axes
         return loss, torch.cat([*parts, total.T], dim=1) if bias else parts[0]
 
     start = torch.zeros(sets * count, d * outputs + bias, dtype=features.dtype)
@@ -125,20 +166,29 @@ def _solve(
         precondition=_inverse_hessian(features, l2, curvature),
         floor=torch.finfo(features.dtype).eps,
     )
-    w = points[:, : d * outputs].view(-1, outputs, d).transpose(1, 2)
+    w = points[:, : d * outputs].view(len(points), outputs, d).transpose(1, 2)
     b = points[:, d * outputs :] if bias else torch.zeros(len(points), 1, dtype=features.dtype)
-    return raw_fit(features, w, b, mean, scale)
+    return w, b
 
 
-def _inverse_hessian(features: Features, l2: Tensor, curvature: Tensor) -> Preconditioner:
+def _inverse_hessian(features: Features | OwnAxes, l2: Tensor, curvature: Tensor) -> Preconditioner:
     """A guess of every problem's inverse Hessian: (curvature * covariance + l2)^-1 for the weights of each class.
 
     Exact where all rows are equally sure of all classes; Böhning (1992) bounds the Hessian by it. The covariance is one
     for all training sets, which differ too little to pay for a factorisation each, and ``curvature`` follows the
     problem's own probabilities.
     """
-    axes, variance, rest = features.principal_axes
     size = features.d * features.outputs
+    if isinstance(features, OwnAxes):
+        variances = features.variance
+
+        def rescale(vectors: Tensor, which: Tensor) -> Tensor:
+            w = vectors[:, :size].view(len(which), features.outputs, features.d)
+            w = w / (curvature[which, None, None] * variances + l2[which, None, None])
+            return torch.cat([w.flatten(1), vectors[:, size:] / curvature[which, None]], dim=1)
+
+        return rescale
+    axes, variance, rest = features.principal_axes
 
     def precondition(vectors: Tensor, which: Tensor) -> Tensor:
         strength, bend = l2[which, None, None], curvature[which, None, None]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from probekd.probes.estimator import KWayEstimator, Linear, OptionEstimator
-from probekd.probes.features import Features, LinearFit, raw_fit
+from probekd.probes.features import Features, LinearFit, principal, raw_fit
 
 
 def solve(features: Features, answers: np.ndarray, train: np.ndarray, strengths: Sequence[float]) -> LinearFit:
@@ -42,7 +42,7 @@ def solve(features: Features, answers: np.ndarray, train: np.ndarray, strengths:
             variance = variance.clamp_min(0)
         else:
             x, y, b[t] = design(features, answers, rows, mean[t], scale[t])
-            axes, variance = _axes(x)
+            axes, variance = principal(x)
             pull = x.T @ y
         along = axes.T @ pull
         for s, l2 in enumerate(strengths):
@@ -60,7 +60,7 @@ def leave_one_out(features: Features, answers: np.ndarray, l2: float) -> np.ndar
     everything = torch.ones(features.n, dtype=torch.bool)
     mean, scale = (m[0] for m in features.moments(everything[None]))
     x, y, _ = design(features, answers, everything, mean, scale)
-    axes, variance = _axes(x)
+    axes, variance = principal(x)
     turned = x @ axes
     hat = (turned / (variance + l2)) @ turned.T
     if not features.options:
@@ -136,16 +136,6 @@ def _weighted(
 
 def _indicators(features: Features, answers: np.ndarray) -> Tensor:
     return torch.nn.functional.one_hot(torch.as_tensor(answers), features.classes).to(features.dtype)
-
-
-def _axes(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Right singular vectors (d, r) and squared singular values (r,) of x, from its smaller side."""
-    if len(x) >= x.shape[1]:
-        variance, axes = torch.linalg.eigh(x.T @ x)
-        return axes, variance.clamp_min(0)
-    variance, left = torch.linalg.eigh(x @ x.T)
-    kept = variance > variance[-1] * torch.finfo(x.dtype).eps * len(x)
-    return x.T @ (left[:, kept] / variance[kept].sqrt()), variance[kept]
 
 
 class RidgeProbe(Linear, KWayEstimator):

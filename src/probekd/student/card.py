@@ -124,7 +124,9 @@ def _front_matter(info: StudentInfo, kind: StudentKind, results: Results | None)
     """What the Hub reads."""
     found: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": kind.pipeline_tag}
     if info.base_licence:
-        found["license"] = info.base_licence
+        # A licence that the Hub has no name for is "other", and a name of its own.
+        name, _, own = info.base_licence.partition(" ")
+        found |= {"license": name} | ({"license_name": own} if own else {})
     # A directory's name is no Hub id.
     if "/" in info.base_model:
         found["base_model"] = info.base_model
@@ -166,7 +168,7 @@ def _figures(info: StudentInfo, results: Results) -> str:
     for split, scores in results.scores.items():
         n = scores[results.who]["n"]
         lines = [
-            f"{escaped(split)}, {n} rows, none of which it was trained on:",
+            f"{escaped(split)}, {n} rows, none of which it was trained on{_chosen_on(info, split)}:",
             "",
             "| who | accuracy | 95% interval | log-loss | calibration error |",
             "|---|---|---|---|---|",
@@ -179,6 +181,13 @@ def _figures(info: StudentInfo, results: Results) -> str:
             )
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
+
+
+def _chosen_on(info: StudentInfo, split: str) -> str:
+    """What else than weights a split decided; figures on it are a little too good."""
+    if split != "validation" or info.calibration is None or info.calibration.rows != "validation":
+        return ""
+    return ", though the number of its epochs and its temperature were chosen on them"
 
 
 def _name(who: str, main: str) -> str:

@@ -23,7 +23,7 @@ from probekd.student.history import mean_loss
 from probekd.student.holdout import Watched, choose_watched
 from probekd.student.kinds import StudentKind
 from probekd.student.lessons import Lesson, gold_lessons, soft_lessons, with_states
-from probekd.student.licence import licence_of
+from probekd.student.licence import Origin
 from probekd.student.model import INFO_FILE, Student, StudentInfo
 from probekd.student.processes import is_main, process_count, wait_for_all
 from probekd.student.training import Job, Trained, prepare, run
@@ -111,6 +111,8 @@ def distill(
     if calibration is not None:
         some = [row.encoded for row in prepared.rows[:CHECKED_ROWS]]
         calibration = replace(calibration, folded=fold_temperature(kind, calibration.temperature, some))
+    # The blocks of a cut student lie in a directory without a card; what it is made of is the config's model.
+    origin = Origin.of(config.model if config.kind == "cut" else model, config.revision)
     info = StudentInfo(
         kind=task.kind,
         student_kind=config.kind,
@@ -120,8 +122,8 @@ def distill(
         labels=task.labels,
         max_length=kind.max_length,
         method=method,
-        base_model=Path(model).name if Path(model).is_dir() else str(model),
-        base_licence=licence_of(model, config.revision),
+        base_model=origin.name,
+        base_licence=origin.licence,
         task=task.name,
         num_labels_used=len(train_rows),
         num_pool_rows=len(pool),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from probekd.errors import ModelError
+from probekd.errors import DivergedError
 from probekd.student import checkpoint
 from probekd.student.calibration import calibrated_log_loss
 from probekd.student.checkpoint import Checkpoints
@@ -145,7 +145,7 @@ class StudentTrainer(Trainer):
         Every process reads all held-out rows, so that all of them take the same decisions.
 
         Raises:
-            ModelError: the training loss has become infinite or nan.
+            DivergedError: the training loss has become infinite or nan.
         """
         steps = self.state.global_step
         done = steps - (self.history[-1].steps if self.history else 0)
@@ -170,7 +170,7 @@ class StudentTrainer(Trainer):
         """The epoch's losses added up so far, the mean over the processes."""
         total = float(self.accelerator.gather(self._tally.to(self.accelerator.device)).mean())
         if not math.isfinite(total):
-            raise ModelError(f"the student's training loss became {total}; lower student.learning_rate")
+            raise DivergedError(f"the student's training loss became {total}; lower student.learning_rate")
         return total
 
     # Checkpoints: Trainer decides when these are called, and all that they write and read is this project's own.

@@ -37,6 +37,11 @@ class Panel:
         there = {method for method, _ in self.cells}
         return tuple(method for method in RECIPES if method in there)
 
+    @property
+    def complete(self) -> list[int]:
+        """Seeds under which every method of the panel was trained: shares are taken over these alone."""
+        return self.seeds(*self.methods)
+
     def seeds(self, *methods: str) -> list[int]:
         """Seeds under which all of some methods were trained."""
         return sorted(set.intersection(*({s for m, s in self.cells if m == method} for method in methods)))
@@ -47,11 +52,17 @@ def panels(results: Iterable[Result]) -> list[Panel]:
     students = [r for r in results if r.student]
     found: dict[tuple[str, str, str, int, str], dict[tuple[str, int], Result]] = {}
     for r in students:
-        pools = {o.pool for o in students if _same(o, r)} if RECIPES[r.method].pool == "never" else {r.pool}  # type: ignore[index]
+        pools = {r.pool}
+        if _takes_no_pool(r):
+            pools = {o.pool for o in students if _same(o, r) and not _takes_no_pool(o)} or pools
         for pool in pools:
             found.setdefault((r.task, r.teacher, r.student, r.budget, pool), {})[r.method, r.seed] = r
     names = ("task", "teacher", "student", "budget", "pool")
     return [Panel(**dict(zip(names, place, strict=True)), cells=found[place]) for place in sorted(found)]  # type: ignore[arg-type]
+
+
+def _takes_no_pool(result: Result) -> bool:
+    return RECIPES[result.method].pool == "never"  # type: ignore[index]
 
 
 def _same(one: Result, other: Result) -> bool:
@@ -178,7 +189,7 @@ def standing(panels: Sequence[Panel], method: str, metric: str, among: Sequence[
     """In how many cells (panel and seed) a method is level with the best of some others, and in how many ahead of it."""
     level = ahead = cells = 0
     for panel in panels:
-        for seed in {s for m, s in panel.cells if m == method}:
+        for seed in panel.complete if method in panel.methods else ():
             mine = panel.cells[method, seed]
             rivals = [panel.cells[m, seed] for m in among if m != method and (m, seed) in panel.cells]
             if not rivals:

@@ -14,6 +14,7 @@ from probekd.config import (
     ProbeConfig,
     PromptConfig,
     Section,
+    Seed,
     StudentConfig,
     TaskConfig,
     TeacherConfig,
@@ -74,6 +75,8 @@ class StudyStudent(StudentConfig):
     def _taught_by_the_study(self) -> Self:
         if extra := {"method", "baselines"} & self.model_fields_set:
             raise ValueError(f"remove {sorted(extra)[0]}; the study's methods say what is trained")
+        if extra := {"alpha", "temperature"} & self.model_fields_set:
+            raise ValueError(f"remove {sorted(extra)[0]}; the study's search says which of it are tried")
         return self
 
     @property
@@ -93,13 +96,19 @@ class SearchConfig(Section):
     rows: int = Field(default=300, ge=1)
     """At most this many validation rows, and never more than there are labels."""
 
-    alpha: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.5, 1.0)
+    alpha: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(default=(0.0, 0.5, 1.0), min_length=1)
     """Weights of the gold label on labelled rows; with 1 the targets teach the pool alone."""
-    temperature: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 2.0)
+    temperature: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
+        default=(1.0, 2.0), min_length=1
+    )
     """Of the targets. The student's own is fitted on the validation rows."""
-    l2: tuple[Annotated[float, Field(gt=0)], ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    l2: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
+        default=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0), min_length=1
+    )
     """``static`` students: strengths of the penalty."""
-    learning_rate: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    learning_rate: (
+        Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(min_length=1)] | None
+    ) = None
     """Students that are trained by steps; None = the student's own ``learning_rate``. Epochs are chosen by its
     ``early_stopping`` on the same rows."""
 
@@ -117,9 +126,9 @@ class StudyConfig(Section):
     methods: tuple[Method, ...] = Field(min_length=1)
     budgets: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     """Label budgets; those that a task has not enough rows for are left out."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
     """Each draws its labelled rows, nested over the budgets and the same for every method, and starts the student."""
-    pool: tuple[Pool, ...] = (0, "all")
+    pool: tuple[Pool, ...] = Field(default=(0, "all"), min_length=1)
     """Unlabelled rows that methods learn from besides, at most; methods that cannot are trained once."""
     rows: int = Field(default=1500, ge=1)
     """At most this many training rows of a task take part, labelled ones and pool together."""
@@ -135,6 +144,11 @@ class StudyConfig(Section):
         _distinct("tasks", [task.label for task in self.tasks])
         _distinct("teachers", [teacher_label(teacher) for teacher in self.teachers])
         _distinct("students", [student.label for student in self.students], "; give each a name of its own (name)")
+        if dropping := [teacher_label(t) for t in self.teachers if t.on_long == "drop"]:
+            raise ValueError(
+                f"teachers: {dropping[0]} has on_long: drop, and a study's rows are the same for every teacher; shorten long "
+                "rows, or take them out of the task's files"
+            )
         if len({student.model_dump_json(exclude={"name"}) for student in self.students}) < len(self.students):
             raise ValueError("students: two of them differ in their name alone; remove one")
         for key in ("methods", "budgets", "seeds", "pool"):

@@ -20,6 +20,7 @@ def save_trained(place: Path, trained: Trained) -> None:
         "chosen": dict(trained.chosen),
         "tried": [asdict(one) for one in trained.tried],
         "steps": trained.steps,
+        "seconds": trained.seconds,
     }
     with replacing(place) as unfinished:
         unfinished.mkdir()
@@ -39,4 +40,5 @@ def load_trained(place: Path) -> Trained:
         chosen=rest["chosen"],
         tried=tuple(Tried(**one) for one in rest["tried"]),
         steps=rest["steps"],
+        seconds=rest.get("seconds", 0.0),
     )

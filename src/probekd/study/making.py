@@ -109,7 +109,7 @@ class Group:
         place = self.shop.directory.place("labels", self.shop.key(cell))
         pool = self.shop.evidence(self.draw, self.reading).pool
         if not place.is_dir():
-            save_trained(place, self.learner.learn(self._lesson(cell), [*self.test, *pool]))
+            save_trained(place, self._timed(self._lesson(cell), [*self.test, *pool]))
         return load_trained(place)
 
     @cached_property
@@ -134,14 +134,17 @@ class Group:
 
     def record(self, cell: Cell) -> dict[str, Any]:
         """Train and test the student of a cell."""
-        began = time.monotonic()
         recipe = RECIPES[cell.method]  # type: ignore[index]
         lesson = self._lesson(cell)
+        gate = self.gate  # like the evidence it is of the draw, and no cell's cost
         if cell.method == "labels":
             found = self.labels_student
             found = replace(found, probs=found.probs[: len(self.test)])
         else:
-            found = self.learner.learn(lesson, self.test)
+            found = self._timed(lesson, self.test)
+        if "student" in recipe.views:
+            first = self.labels_student
+            found = replace(found, steps=found.steps + first.steps, seconds=found.seconds + first.seconds)
         pool = lesson.evidence.pool
         return record(
             cell.settings(),
@@ -152,9 +155,14 @@ class Group:
             **found.search(),
             validation_rows=len(lesson.validation),
             teacher_tokens=teacher_tokens(self.reading, recipe.views, len(pool), hidden=recipe.hidden),
-            gate=self.gate.as_dict(),
-            seconds=round(time.monotonic() - began, 2),
+            gate=gate.as_dict(),
+            seconds=round(found.seconds, 2),
         )
+
+    def _timed(self, lesson: Lesson, asked: Sequence[Example]) -> Trained:
+        began = time.monotonic()
+        found = self.learner.learn(lesson, asked)
+        return replace(found, seconds=time.monotonic() - began)
 
     def _lesson(self, cell: Cell) -> Lesson:
         recipe = RECIPES[cell.method]  # type: ignore[index]

@@ -65,6 +65,7 @@ def differences_table(comparisons: Sequence[Comparison]) -> str:
         rows.append(
             [
                 c.task,
+                c.teacher,
                 c.student,
                 str(c.budget),
                 _pool(c.pool),
@@ -74,7 +75,9 @@ def differences_table(comparisons: Sequence[Comparison]) -> str:
                 f"{c.p_holm:.3f}",
             ]
         )
-    return table(("task", "student", "labels", "pool", "methods", "of", "difference, 95% interval", "p (Holm)"), rows)
+    return table(
+        ("task", "teacher", "student", "labels", "pool", "methods", "of", "difference, 95% interval", "p (Holm)"), rows
+    )
 
 
 def choices_table(choices: Sequence[Choices]) -> str:
@@ -105,6 +108,7 @@ def _verdicts_table(summary: Summary) -> str:
     rows = [
         [
             v.task,
+            v.teacher,
             v.student,
             str(v.budget),
             _pool(v.pool),
@@ -114,4 +118,4 @@ def _verdicts_table(summary: Summary) -> str:
         ]
         for v in summary.verdicts
     ]
-    return table(("task", "student", "labels", "pool", "the gate said", "won by log-loss", "held"), rows)
+    return table(("task", "teacher", "student", "labels", "pool", "the gate said", "won by log-loss", "held"), rows)

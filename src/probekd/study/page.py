@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -131,16 +132,17 @@ def _band(means: Sequence[Mean], place: Place, method: str) -> charts.Band | Non
 
 
 def differences(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """A table for each method of ours, metric, student and pool: tasks and budgets by rows, rivals by columns.
+    """A table for each method of ours, metric, teacher, student and pool: tasks and budgets by rows, rivals by columns.
 
     ``first`` are those that are not folded away: accuracy and log-loss of probe-kd with the largest pool.
     """
     found = []
-    most = max((c.pool for c in comparisons), key=lambda pool: (pool == "all", pool), default="0")
-    places = dict.fromkeys((c.a, c.metric, c.student, c.pool) for c in comparisons)
-    for place in sorted(places, key=lambda p: (p[0] != "probe-kd", p[3] != most, list(METRIC_WORDS).index(p[1]), p[2])):
-        ours, metric, student, pool = place
-        some = [c for c in comparisons if (c.a, c.metric, c.student, c.pool) == place]
+    most = max((c.pool for c in comparisons), key=_pool_size, default="0")
+    places = dict.fromkeys((c.a, c.metric, c.teacher, c.student, c.pool) for c in comparisons)
+    order = list(METRIC_WORDS)
+    for place in sorted(places, key=lambda p: (p[0] != "probe-kd", p[4] != most, order.index(p[1]), p[2:])):
+        ours, metric, teacher, student, pool = place
+        some = [c for c in comparisons if (c.a, c.metric, c.teacher, c.student, c.pool) == place]
         rows: dict[tuple[str, int], dict[str, Comparison]] = {}
         for c in sorted(some, key=lambda c: (c.task, c.budget)):
             rows.setdefault((c.task, c.budget), {})[c.b] = c
@@ -148,6 +150,7 @@ def differences(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
             {
                 "ours": ours,
                 "metric": metric,
+                "teacher": teacher,
                 "student": student,
                 "pool": pool,
                 "first": ours == "probe-kd" and metric != "ece" and pool == most,
@@ -156,6 +159,10 @@ def differences(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _pool_size(pool: str) -> float:
+    return math.inf if pool == "all" else int(pool)
 
 
 def outcome(comparison: Comparison) -> str:

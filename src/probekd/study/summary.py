@@ -66,6 +66,7 @@ class Verdict:
     """A verdict of the gate and what came of it, in one panel over the seeds."""
 
     task: str
+    teacher: str
     student: str
     budget: int
     pool: str
@@ -172,6 +173,7 @@ def _verdict(panel: Panel) -> Verdict:
     verdicts, winners = ([getattr(j, name) for j in judged] for name in ("verdict", "winner"))
     return Verdict(
         task=panel.task,
+        teacher=panel.teacher,
         student=panel.student,
         budget=panel.budget,
         pool=panel.pool,

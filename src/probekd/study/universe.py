@@ -28,7 +28,7 @@ class Universe:
     @cached_property
     def content(self) -> str:
         """Digest of all that takes part."""
-        return content_hash(task_content(self.task), [e.id for e in self.validation])
+        return task_content(replace(self.task, splits={**self.task.splits, "validation": self.validation}))
 
     @cached_property
     def answers(self) -> Mapping[str, int]:
@@ -70,7 +70,7 @@ def load_universe(task: StudyTask, study: StudyConfig) -> Universe:
     validation = sorted(
         (e for e in whole.rows("validation") if e.answer is not None), key=lambda e: content_hash(0, e.id)
     )
-    unlabelled = whole.rows("unlabelled")
+    unlabelled = sorted(whole.rows("unlabelled"), key=lambda e: content_hash(0, e.id))
     if validation:
         labelled = labelled[: study.rows]
     else:

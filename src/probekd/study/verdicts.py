@@ -36,10 +36,10 @@ class Judged:
 
 
 def judge_verdicts(panels: Sequence[Panel], metric: str, among: Sequence[str]) -> list[Judged]:
-    """Every cell with a verdict whose method was trained; the winner is looked for ``among`` some methods and that one."""
+    """Every complete seed with a verdict whose method was trained; the winner is looked for ``among`` some methods and that one."""
     found = []
     for panel in panels:
-        for seed in sorted({s for _, s in panel.cells}):
+        for seed in panel.complete:
             verdict = next((r.verdict for (_, s), r in panel.cells.items() if s == seed and r.verdict), None)
             named = panel.cells.get((METHOD_OF.get(verdict or "", ""), seed))
             if verdict is None or named is None:

@@ -116,7 +116,7 @@ class Workshop:
             FORMAT,
             self.universe(draw.task).content,
             self._fingerprint(teacher.model, teacher.revision),
-            teacher.model_dump_json(exclude=SAME_STATES),
+            teacher.model_dump_json(exclude={*SAME_STATES, "model", "revision"}),
             self.study.probe.model_dump_json(),
             draw.budget,
             draw.seed,

@@ -90,7 +90,8 @@ class Task:
                 f"task {self.name}: {wanted} labels asked for, but train has {len(train)} labelled rows; lower task.labels"
             )
         unanswered = [e for e in self.splits.get("train", ()) if e.answer is None]
-        rest = [replace(e, answer=None) for e in [*self.splits.get("unlabelled", ()), *unanswered, *train[wanted:]]]
+        others = sorted([*self.splits.get("unlabelled", ()), *unanswered], key=lambda e: content_hash(seed, e.id))
+        rest = [replace(e, answer=None) for e in [*others, *train[wanted:]]]
         if pool != "all":
             if pool > len(rest):
                 raise DataError(

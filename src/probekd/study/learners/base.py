@@ -54,12 +54,14 @@ class Trained:
         chosen: Settings that were chosen.
         tried: The whole search.
         steps: Gradient steps of the student that was kept; 0 where a convex problem was solved.
+        seconds: That the whole search took.
     """
 
     probs: tuple[np.ndarray, ...]
     chosen: Mapping[str, float]
     tried: tuple[Tried, ...]
     steps: int
+    seconds: float = 0.0
 
     def search(self) -> dict[str, Any]:
         """For the record."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from probekd.config import StudentConfig
+from probekd.errors import DivergedError
 from probekd.methods import View
 from probekd.methods.views import Evidence
 from probekd.metrics import log_losses
 from probekd.progress import Progress
-from probekd.student import distill
+from probekd.student import Student, distill
 from probekd.student.history import best_epoch
 from probekd.study.config import SearchConfig
 from probekd.study.learners.base import Lesson, Trained, Tried
@@ -43,24 +45,27 @@ class TrainedLearner:
         splits = {"train": evidence.labelled, "unlabelled": pool, "validation": lesson.validation}
         dev = {"dev": self.task.splits["dev"]} if "dev" in self.task.splits else {}
         task = replace(self.task, splits={**{name: rows for name, rows in splits.items() if rows}, **dev})
-        answers = [e.answer for e in lesson.validation if e.answer is not None]
         targets = None if recipe.gold else recipe.make(evidence)
         rows = (*evidence.labelled, *pool)
         hidden = lesson.hidden(rows) if recipe.hidden else None
         best: Trained | None = None
         tried: list[Tried] = []
         for settings in self._settings(gold=recipe.gold):
-            student = distill(
-                self.config.model,
-                task,
-                targets,
-                hidden=hidden,
-                config=self.config.model_copy(update=settings),
-                method="labels" if recipe.gold and not recipe.hidden else lesson.name,
-                seed=lesson.seed,
-                progress=self.progress,
-            )
-            nll = float(log_losses(student.predict_proba(lesson.validation), answers).mean())
+            try:
+                student = distill(
+                    self.config.model,
+                    task,
+                    targets,
+                    hidden=hidden,
+                    config=self.config.model_copy(update=settings),
+                    method="labels" if recipe.gold and not recipe.hidden else lesson.name,
+                    seed=lesson.seed,
+                    progress=self.progress,
+                )
+                nll = _log_loss(student, lesson.validation)
+            except DivergedError as error:
+                diverged = error
+                continue
             tried.append(Tried(settings=settings, nll=nll))
             if nll <= min(one.nll for one in tried):
                 history = student.info.history
@@ -70,7 +75,8 @@ class TrainedLearner:
                     tried=(),
                     steps=history[-1].steps,
                 )
-        assert best is not None
+        if best is None:
+            raise diverged
         return replace(best, tried=tuple(tried))
 
     def _settings(self, *, gold: bool) -> Iterator[dict[str, float]]:
@@ -83,3 +89,12 @@ class TrainedLearner:
     def alone(self, evidence: Evidence) -> View:
         """See ``Learner``: of its frozen embedding, a lower bound of what training gives."""
         return self.frozen.alone(evidence)
+
+
+def _log_loss(student: Student, rows: Sequence[Example]) -> float:
+    """Mean over answered rows; raises DivergedError where the last step left weights that say nothing."""
+    answers = [e.answer for e in rows if e.answer is not None]
+    nll = float(log_losses(student.predict_proba(rows), answers).mean())
+    if not math.isfinite(nll):
+        raise DivergedError(f"the student's log-loss on validation rows became {nll}; lower student.learning_rate")
+    return nll
