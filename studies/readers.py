@@ -137,7 +137,7 @@ def cell(states: Any, task: Task, labels: int, seed: int) -> dict[str, Any]:
             hits = np.array([p.argmax() == a for p, a in zip(probs, answers, strict=True)])
             found[name]["first_600_of_four"] = float(hits[first].mean())
     by_id = {e.id: e for e in train}
-    outputs = fit_outputs(states, [by_id[i] for i in fitted.ids], fitted.deals[0])
+    outputs = fit_outputs(states, [by_id[i] for i in fitted.ids], fitted.deals[0], kind=task.kind)
     found["output"] = {
         "readout": outputs.name,
         "out_of_fold": score(outputs.out_of_fold, fitted.trials[0].answers.tolist()),

@@ -181,7 +181,7 @@ def do_probe(run: Run) -> Mapping[str, Any]:
     probe = fit_probes(states, run.task, config=config.probe, seed=config.seed, progress=run.progress)
     by_id = {e.id: e for e in run.task.rows("train")}
     examples = [by_id[i] for i in probe.ids]
-    readouts = {care: fit_outputs(states, examples, probe.folds, care=care) for care in get_args(Care)}
+    readouts = {c: fit_outputs(states, examples, probe.folds, kind=run.task.kind, care=c) for c in get_args(Care)}
     outputs = readouts["calibrated"]
     embedded = frozen_embeddings(config.student.model, examples, run.task.kind, config=config.student)
     alone = fit_alone(embedded, examples, probe.folds, config.probe).honest

@@ -7,6 +7,7 @@ import pytest
 from readings import options, rows
 from scipy.special import softmax
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -67,3 +68,35 @@ def test_labels_may_be_anything_and_pipelines_work(probe: Any) -> None:
     assert list(fitted.classes_) == ["ant", "bee", "cow"]
     assert set(fitted.predict(x)) == {"ant", "bee", "cow"}
     assert cross_val_score(make_pipeline(StandardScaler(), clone(probe)), x, names, cv=3).mean() > 0.5
+
+
+@pytest.mark.parametrize("probe", [*KWAY, *OPTION], ids=name)
+def test_what_scikit_learn_asks_of_bad_input(probe: Any) -> None:
+    x, y = rows() if probe in KWAY else options()
+    for ask in ("predict", "predict_proba", "decision_function"):
+        with pytest.raises(NotFittedError):
+            getattr(clone(probe), ask)(x)
+    fitted = clone(probe).fit(x, y)
+    with pytest.raises(ValueError, match="features"):
+        fitted.predict(x[..., :-1])
+    for bad in (np.inf, np.nan):
+        broken = x.copy()
+        broken[3, ..., 2] = bad
+        for ask in (fitted.predict, lambda x: clone(probe).fit(x, y)):
+            with pytest.raises(ValueError, match=r"NaN|infinity"):
+                ask(broken)
+
+
+@pytest.mark.parametrize("probe", OPTION, ids=name)
+def test_options_are_as_many_as_a_row_has(probe: Any) -> None:
+    x, y = options()
+    fitted = clone(probe).fit(x, y)
+    more = np.concatenate([np.full((len(x), 3, x.shape[2]), np.nan), x], axis=1)
+    np.testing.assert_array_equal(fitted.predict(more), fitted.predict(x) + 3)
+    absent = int(np.flatnonzero(np.isnan(x).any((1, 2)))[0])
+    wrong = y.copy()
+    wrong[absent] = x.shape[1] - 1
+    with pytest.raises(
+        ValueError, match=rf"row {absent}: its gold option is {x.shape[1] - 1}, and it has no such option"
+    ):
+        clone(probe).fit(x, wrong)

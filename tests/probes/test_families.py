@@ -49,6 +49,21 @@ def test_labels_and_states_of_a_fold_reach_none_of_its_predictions(family: str) 
     assert np.abs(outer_after[:, folds != 1] - outer[:, folds != 1]).max() > 0.01
 
 
+@pytest.mark.parametrize("family", [*SMALL, "low_rank"])
+def test_models_that_left_two_of_three_folds_out_have_learned(family: str) -> None:
+    """One fold is left to them, from which an MLP must also take what stops it."""
+    draw = np.random.default_rng(8)
+    n, k = (180, 20) if family == "low_rank" else (90, 3)
+    answers, present = np.arange(n) % k, np.ones((n, k), dtype=bool)
+    folds = np.arange(n) // k % 3
+    states = draw.normal(size=(n, 30)).astype(np.float32) + np.eye(k, 30, dtype=np.float32)[answers] * 5
+    strengths = strengths_of(family, (0.3,))  # type: ignore[arg-type]
+    fits = crossfit(states, answers, present, folds, strengths, tolerance=1e-6, family=family)  # type: ignore[arg-type]
+    for f in range(3):
+        inner = fits.inner[f][:, folds != f]
+        assert ((inner.argmax(2) == answers[folds != f]).mean(1) > 0.7).all()
+
+
 def test_strengths_and_where_a_family_applies() -> None:
     assert strengths_of("mass_mean", (0.1, 1.0)) == (0.0,)
     assert strengths_of("mlp", (0.1,)) == MLP_L2

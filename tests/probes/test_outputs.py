@@ -127,7 +127,7 @@ def test_the_prior_is_the_mean_log_probability_over_the_rows_that_have_the_label
     ragged: tuple[Any, list[Example], np.ndarray],
 ) -> None:
     states, examples, folds = ragged
-    fitted = fit_outputs(states, examples, folds)
+    fitted = fit_outputs(states, examples, folds, kind="multiple_choice")
     assert fitted.name == "label_token, prior removed"
     assert fitted.layout == "listed"
     logp = [log_softmax(states.columns["listed"]["label_logits"][e.id]) for e in examples]
@@ -137,14 +137,14 @@ def test_the_prior_is_the_mean_log_probability_over_the_rows_that_have_the_label
 
 
 def test_removing_the_prior_pays_and_both_are_scored(ragged: tuple[Any, list[Example], np.ndarray]) -> None:
-    fitted = fit_outputs(*ragged)
+    fitted = fit_outputs(*ragged, kind="multiple_choice")
     assert set(fitted.scores) == {"label_token", "label_token, prior removed"}
     assert fitted.scores["label_token, prior removed"]["nll"] < fitted.scores["label_token"]["nll"] - 0.1
 
 
 def test_scores_and_temperature_are_the_best_that_scipy_finds(ragged: tuple[Any, list[Example], np.ndarray]) -> None:
     states, examples, folds = ragged
-    fitted = fit_outputs(states, examples, folds)
+    fitted = fit_outputs(states, examples, folds, kind="multiple_choice")
     raw = [np.array(states.columns["listed"]["label_logits"][e.id]) - fitted.prior[: len(e.options)] for e in examples]
 
     def loss(t: float) -> float:
@@ -157,10 +157,10 @@ def test_scores_and_temperature_are_the_best_that_scipy_finds(ragged: tuple[Any,
 
 def test_honest_logits_of_a_fold_are_calibrated_by_the_others(ragged: tuple[Any, list[Example], np.ndarray]) -> None:
     states, examples, folds = ragged
-    fitted = fit_outputs(states, examples, folds)
+    fitted = fit_outputs(states, examples, folds, kind="multiple_choice")
     for f in range(FOLDS):
         turned = [replace(e, answer=0) if g == f else e for e, g in zip(examples, folds, strict=True)]
-        other = fit_outputs(states, turned, folds)
+        other = fit_outputs(states, turned, folds, kind="multiple_choice")
         np.testing.assert_allclose(other.honest[folds == f], fitted.honest[folds == f])
         assert not np.allclose(other.honest[folds != f], fitted.honest[folds != f])
     assert np.isfinite(fitted.honest).sum(1).tolist() == [len(e.options) for e in examples]
@@ -170,7 +170,7 @@ def test_targets_are_honest_for_labelled_rows_and_plain_for_the_pool(
     ragged: tuple[Any, list[Example], np.ndarray],
 ) -> None:
     states, examples, folds = ragged
-    fitted = fit_outputs(states, examples, folds)
+    fitted = fit_outputs(states, examples, folds, kind="multiple_choice")
     targets = fitted.targets(states)
     assert targets.ids == (*sorted(e.id for e in examples), "p0", "p1")
     assert targets.sources == ("oof",) * 30 + ("pooled",) * 2
@@ -202,7 +202,7 @@ def test_the_best_likelihood_is_found(fake_states: Build) -> None:
             }
         },
     )
-    fitted = fit_outputs(states, examples, np.arange(36) % FOLDS)
+    fitted = fit_outputs(states, examples, np.arange(36) % FOLDS, kind="multiple_choice")
     assert (fitted.name, fitted.layout) == ("option_likelihood, per token", "branched")
     by_hand = values["r03"] / tokens["r03"] / fitted.calibration.temperature
     np.testing.assert_allclose(fitted.logits(states, ["r03"])[0], by_hand)
@@ -216,7 +216,7 @@ def test_a_teacher_without_words_falls_back_on_the_label_prior(fake_states: Buil
         splits={"train": [e.id for e in examples], "unlabelled": ["p"]},
         columns={"listed": {"num_options": {**{e.id: 3 for e in examples}, "p": 3}}},
     )
-    fitted = fit_outputs(states, examples, folds)
+    fitted = fit_outputs(states, examples, folds, kind="multiple_choice")
     assert (fitted.name, fitted.layout, set(fitted.scores)) == ("label_prior", "listed", {"label_prior"})
     pooled = fitted.logits(states, ["p"])[0] * fitted.calibration.temperature
     np.testing.assert_allclose(pooled, np.log([13, 7, 4]))
@@ -227,7 +227,7 @@ def test_a_teacher_without_words_falls_back_on_the_label_prior(fake_states: Buil
 
 def test_json_gives_back_the_same_readout(ragged: tuple[Any, list[Example], np.ndarray]) -> None:
     states, examples, folds = ragged
-    fitted = fit_outputs(states, examples, folds)
+    fitted = fit_outputs(states, examples, folds, kind="multiple_choice")
     again = OutputReadout.from_json(json.loads(json.dumps(fitted.to_json(), allow_nan=False)))
     for f in fields(OutputReadout):
         if f.name == "calibration":
@@ -241,7 +241,7 @@ def test_json_gives_back_the_same_readout(ragged: tuple[Any, list[Example], np.n
 
 def test_out_of_fold_distributions_have_the_rows_own_options(ragged: tuple[Any, list[Example], np.ndarray]) -> None:
     _, examples, _ = ragged
-    probs = fit_outputs(*ragged).out_of_fold
+    probs = fit_outputs(*ragged, kind="multiple_choice").out_of_fold
     assert [len(p) for p in probs] == [len(e.options) for e in examples]
     assert [p.sum() for p in probs] == pytest.approx([1.0] * 30)
 
@@ -259,7 +259,10 @@ def test_an_affine_map_undoes_mixed_labels_where_a_temperature_cannot(fake_state
         splits={"train": [e.id for e in examples]},
         columns={"listed": {"num_options": {e.id: 3 for e in examples}, "label_logits": values}},
     )
-    fitted = fit_outputs(states, examples, np.arange(90) % FOLDS)
+    # Of multiple choice, other rows may ask about other things, and have more or fewer of them.
+    asked = fit_outputs(states, examples, np.arange(90) % FOLDS, kind="multiple_choice")
+    assert not any("affine" in name for name in asked.scores)
+    fitted = fit_outputs(states, examples, np.arange(90) % FOLDS, kind="classification")
     assert fitted.name.startswith("label_token, affine")
     assert fitted.scores["label_token"]["accuracy"] < 0.2
     assert fitted.scores[fitted.name]["accuracy"] > 0.85
@@ -291,7 +294,7 @@ def test_rows_of_other_lengths_are_read_where_all_labelled_rows_have_as_many(fak
             }
         },
     )
-    fitted = fit_outputs(states, examples, np.arange(60) % FOLDS)
+    fitted = fit_outputs(states, examples, np.arange(60) % FOLDS, kind="multiple_choice")
     assert fitted.matrix is None
     three, five = fitted.logits(states, ["three", "five"])
     assert len(three) == 3 and len(five) == 5 and np.isfinite([*three, *five]).all()
@@ -299,22 +302,24 @@ def test_rows_of_other_lengths_are_read_where_all_labelled_rows_have_as_many(fak
 
 def test_with_no_care_the_readout_is_what_the_teacher_says(ragged: tuple[Any, list[Example], np.ndarray]) -> None:
     states, examples, folds = ragged
-    raw = fit_outputs(states, examples, folds, care="raw")
+    raw = fit_outputs(states, examples, folds, care="raw", kind="multiple_choice")
     assert (raw.name, set(raw.scores), raw.calibration.temperature) == ("label_token", {"label_token"}, 1.0)
     for i, e in enumerate(examples):
         assert raw.honest[i][: len(e.options)].tolist() == states.columns["listed"]["label_logits"][e.id]
     assert raw.logits(states, ["p1"])[0].tolist() == [1.0, 2.0, 3.0, 4.0]
     # Answers decide nothing here: there is one readout.
     turned = [replace(e, answer=0) for e in examples]
-    np.testing.assert_array_equal(fit_outputs(states, turned, folds, care="raw").honest, raw.honest)
+    np.testing.assert_array_equal(
+        fit_outputs(states, turned, folds, care="raw", kind="multiple_choice").honest, raw.honest
+    )
 
 
 def test_debiased_readouts_lose_their_prior_and_get_a_temperature(
     ragged: tuple[Any, list[Example], np.ndarray],
 ) -> None:
     states, examples, folds = ragged
-    debiased = fit_outputs(states, examples, folds, care="debiased")
-    best = fit_outputs(states, examples, folds)
+    debiased = fit_outputs(states, examples, folds, care="debiased", kind="multiple_choice")
+    best = fit_outputs(states, examples, folds, kind="multiple_choice")
     assert set(debiased.scores) == {"label_token, prior removed"}
     np.testing.assert_allclose(debiased.honest, best.honest)  # which is the best of all here
 
@@ -341,7 +346,7 @@ def test_the_raw_readout_of_a_fold_is_chosen_by_the_others(two_rows: Any, fake_s
             },
         },
     )
-    raw = fit_outputs(states, examples, folds, care="raw")
+    raw = fit_outputs(states, examples, folds, care="raw", kind="multiple_choice")
     assert raw.name == "label_token"
     for i, e in enumerate(examples):  # two folds of three prefer letters, so fold 0 is read by them, and wrongly
         assert raw.honest[i].tolist() == (wrong if e.id in first else knows)[e.id]

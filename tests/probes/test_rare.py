@@ -211,7 +211,7 @@ def test_output_readouts_serve(task: Task, fake_states: Build) -> None:
     states = states_of(fake_states, task)
     examples = task.rows("train")
     folds = fit_probes(states, task, config=CONFIG).folds
-    fitted = fit_outputs(states, examples, folds)
+    fitted = fit_outputs(states, examples, folds, kind="classification")
     assert len(fitted.honest) == 34 and all(s["n"] == 34 for s in fitted.scores.values())
     targets = fitted.targets(states)
     assert Counter(targets.sources) == {"oof": 34, "gold": 6, "pooled": 60}
@@ -226,7 +226,7 @@ def test_an_affine_map_says_little_of_labels_that_it_never_saw(fake_states: Buil
     # The teacher says the next label's word, so that only a map can read it.
     turned = {i: np.roll(3 * np.array(x), 1).tolist() for i, x in states.columns["listed"]["label_logits"].items()}
     states.columns["listed"]["label_logits"].update(turned)
-    fitted = fit_outputs(states, task.rows("train"), np.arange(102) % 6 % 3)
+    fitted = fit_outputs(states, task.rows("train"), np.arange(102) % 6 % 3, kind="classification")
     assert fitted.name.startswith("label_token, affine")
     again = OutputReadout.from_json(json.loads(json.dumps(fitted.to_json(), allow_nan=False)))
     for one in (fitted, again):

@@ -22,7 +22,7 @@ from probekd.probes.features import LinearFit
 from probekd.probes.unseen import class_counts, fill, mean_of_models, unseen_shares
 from probekd.states import States
 from probekd.targets import SoftTargets, cross_fitted_targets, labelled_logits, softmax
-from probekd.tasks.base import Example
+from probekd.tasks.base import Example, Kind
 
 PRIOR = "label_prior"
 AFFINE_L2 = (0.003, 0.03, 0.3)
@@ -151,7 +151,7 @@ class _Tried:
 
 
 def fit_outputs(
-    states: States, examples: Sequence[Example], folds: np.ndarray, *, care: Care = "calibrated"
+    states: States, examples: Sequence[Example], folds: np.ndarray, *, kind: Kind, care: Care = "calibrated"
 ) -> OutputReadout:
     """Choose the best output readout by out-of-fold log-loss, among those that a care makes.
 
@@ -159,11 +159,13 @@ def fit_outputs(
         states: What the teacher said of the labelled rows.
         examples: The labelled rows.
         folds: (n,); rows of fold -1 train the affine map and are not scored.
+        kind: Of the task. Rows of multiple choice that are to come may have other options than these, and no map between
+            options is fitted.
         care: What is tried.
     """
     counts = [len(e.options) for e in examples]
     answers, scored = np.array([e.answer for e in examples]), folds >= 0
-    tried = _tried(states, examples, counts, answers, folds, care)
+    tried = _tried(states, examples, counts, answers, folds, kind, care)
     fits = concatenate([t.fits for t in tried])
     choice = (_choose_uncalibrated if care == "raw" else choose)(fits, answers[scored], folds[scored])
     best = tried[choice.chosen]
@@ -191,6 +193,7 @@ def _tried(
     counts: Sequence[int],
     answers: np.ndarray,
     folds: np.ndarray,
+    kind: Kind,
     care: Care,
 ) -> list[_Tried]:
     width, ids, scored = max(counts), [e.id for e in examples], folds >= 0
@@ -209,9 +212,8 @@ def _tried(
             prior = _mean_log_probability(raw)
             fits = untrained((raw - prior)[None, scored], own)
             tried.append(_Tried(name=f"{name}, prior removed", fits=fits, prior=prior))
-        # A map between labels means something only where they are the same in every row, those to come included.
-        same_labels = len({e.options for e in examples}) == 1 and len(np.unique(answers)) > 1
-        if care == "calibrated" and name == "label_token" and same_labels:
+        mappable = kind == "classification" and len(np.unique(answers)) > 1
+        if care == "calibrated" and name == "label_token" and mappable:
             tried += _affine(name, log_softmax(raw), answers, folds)
     return tried
 

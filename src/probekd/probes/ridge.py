@@ -62,15 +62,17 @@ def leave_one_out(features: Features, answers: np.ndarray, l2: float) -> np.ndar
     x, y, _ = design(features, answers, everything, mean, scale)
     axes, variance = principal(x)
     turned = x @ axes
-    hat = (turned / (variance + l2)) @ turned.T
+    # Of the hat matrix left @ turned', which is as large as the rows squared, only what a row says of itself is made.
+    left = turned / (variance + l2)
     if not features.options:
-        hat = hat + 1 / features.n  # the free bias
-        target = y * features.n**0.5 + _indicators(features, answers).mean(0)
-        own = hat.diagonal()[:, None]
-        return np.asarray((hat @ target - own * target) / (1 - own))
+        mean_target = _indicators(features, answers).mean(0)
+        target = y * features.n**0.5 + mean_target
+        own = (left * turned).sum(1, keepdim=True) + 1 / features.n  # the free bias
+        said = left @ (turned.T @ target) + mean_target
+        return np.asarray((said - own * target) / (1 - own))
     k = features.classes
-    fitted, target = (hat @ y).view(-1, k), y.view(-1, k)
-    blocks = hat.view(features.n, k, features.n, k).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    fitted, target = (left @ (turned.T @ y)).view(-1, k), y.view(-1, k)
+    blocks = torch.einsum("nir,njr->nij", left.view(features.n, k, -1), turned.view(features.n, k, -1))
     without = torch.linalg.solve(
         torch.eye(k, dtype=x.dtype) - blocks, (fitted - (blocks @ target[:, :, None])[:, :, 0])
     )

@@ -112,7 +112,7 @@ def read_draw(
     by_id = {e.id: e for e in task.rows("train")}
     labelled = [by_id[i] for i in probe.ids]
     cares = dict.fromkeys(("calibrated", *cares_of(views)))
-    outputs = {care: fit_outputs(states, labelled, probe.folds, care=care) for care in cares}
+    outputs = {care: fit_outputs(states, labelled, probe.folds, kind=task.kind, care=care) for care in cares}
     reading = TeacherReading(task=task, states=states, probe=probe, outputs=outputs, config=config, seed=seed)
     named = dict.fromkeys(("probe", "output_calibrated", *(v for v in views if v in TEACHER_VIEWS)))
     best = outputs["calibrated"]
