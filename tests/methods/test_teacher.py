@@ -65,7 +65,8 @@ def reading(request: pytest.FixtureRequest, fake_states: Callable[..., Any]) -> 
     probe = fit_probes(states, replace(task, splits={"train": task.splits["train"]}), config=config)
     by_id = {e.id: e for e in rows}
     examples = [by_id[i] for i in probe.ids]
-    outputs = {c: fit_outputs(states, examples, probe.folds, care=c) for c in ("raw", "debiased", "calibrated")}
+    cares = ("raw", "debiased", "calibrated")
+    outputs = {c: fit_outputs(states, examples, probe.folds, kind=task.kind, care=c) for c in cares}
     made = TeacherReading(task=task, states=states, probe=probe, outputs=outputs, config=config, seed=0)  # type: ignore[arg-type]
     return made, answers[N:]
 
