@@ -9,7 +9,7 @@ from readings import centred, features_of, rows, sklearn_logits, training_sets
 from scipy.spatial.distance import pdist
 from sklearn.preprocessing import StandardScaler
 
-from probekd.probes import own_axes
+from probekd.probes import logistic
 from probekd.probes.features import Features
 from probekd.probes.logistic import solve, solve_soft
 from probekd.probes.own_axes import CROWDED, OwnAxes, own_axes_pay
@@ -21,7 +21,7 @@ WIDTHS = [12, 150]
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_axes, "CROWDED", 0)
+    monkeypatch.setattr(logistic, "own_axes_pay", lambda *_: True)
 
 
 @pytest.mark.parametrize("d", WIDTHS)
@@ -29,7 +29,6 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_problem_is_scikit_learns(d: int) -> None:
     x, y = rows(d=d)
     train = training_sets(len(x))
-    assert own_axes_pay(features_of(x, 3), torch.as_tensor(train))
     fit = solve(features_of(x, 3), y, train, L2, tolerance=1e-9)
     assert fit.weight.shape == (9, d, 3) and fit.bias.shape == (9, 3)
     for number, ours in enumerate(fit.logits(x)):
@@ -49,7 +48,7 @@ def test_it_ends_where_the_batch_ends(d: int, dtype: torch.dtype, monkeypatch: p
     targets = draw.dirichlet(np.ones(4), size=len(x))
     held = Features(x, np.ones((len(x), 4), dtype=bool), dtype)
     together = solve_soft(held, targets, weights, L2, tolerance=1e-6)
-    monkeypatch.setattr(own_axes, "CROWDED", 0)
+    monkeypatch.setattr(logistic, "own_axes_pay", lambda *_: True)
     apart = solve_soft(held, targets, weights, L2, tolerance=1e-6)
     np.testing.assert_allclose(centred(apart.logits(x)), centred(together.logits(x)), rtol=1e-3, atol=2e-3)
 
@@ -91,12 +90,13 @@ def test_along_the_axes_rows_are_uncorrelated_and_keep_their_distances() -> None
 
 
 def test_when_it_pays() -> None:
-    def of(d: int, classes: int, *, options: bool = False) -> Features:
-        x = np.zeros((3, classes, d) if options else (3, d))
-        return Features(x, np.ones((3, classes), dtype=bool), torch.float32)
+    def pays(n: int, d: int, classes: int, *, options: bool = False) -> bool:
+        x = np.zeros((n, classes, d) if options else (n, d), dtype=np.float32)
+        held = Features(x, np.ones((n, classes), dtype=bool), torch.float32)
+        return own_axes_pay(held, torch.ones(1, n), 7)
 
-    everything = torch.ones(1, 3)
-    assert own_axes_pay(of(576, 77), everything)
-    assert not own_axes_pay(of(576, 4), everything)
-    assert not own_axes_pay(of(CROWDED, 2, options=True), everything), "an option scorer has one weight a dimension"
-    assert not own_axes_pay(of(2**14, 77), torch.ones(1, 2**14)), "its rows would not fit into memory"
+    assert pays(80, 576, 77) and pays(240, 576, 77)
+    assert not pays(800, 576, 77), "there are no fewer axes than dimensions"
+    assert not pays(80, 576, 4), "a batch of all problems is small"
+    assert not pays(1600, 2048, 8) and not pays(1600, 4096, 4), "factorising takes longer than it saves"
+    assert not pays(3, CROWDED, 2, options=True), "an option scorer has one weight a dimension"

@@ -64,7 +64,7 @@ def _solve(
 ) -> LinearFit:
     weights = torch.as_tensor(row_weights).to(features.dtype)
     mean, scale = features.moments(weights)
-    if own_axes_pay(features, weights):
+    if own_axes_pay(features, weights, len(strengths)):
         each = [
             _solve_turned(features, goal, w, m, s, strengths, tolerance)
             for w, m, s in zip(weights, mean, scale, strict=True)

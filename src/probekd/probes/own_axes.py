@@ -12,18 +12,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probekd.probes.features import KEPT_BYTES, Features, principal
+from probekd.probes.features import Features, principal
 
 # Weights of one problem, from which on training sets are solved one by one: in a batch of all of them, each vector of the
 # solver would be several megabytes.
 CROWDED = 2**14
 
 
-def own_axes_pay(features: Features, weights: Tensor) -> bool:
-    """Whether training sets (T, n) are better solved one by one; not where their turned rows would not fit into memory."""
-    rows = int((weights > 0).sum(1).max())
-    fits = rows * min(rows, features.d) * weights.element_size() <= KEPT_BYTES
-    return not features.options and features.outputs * features.d >= CROWDED and fits
+# Products of rows and weights that one symmetric factorisation takes the time of, for each of its rank squared (20 against
+# the 4 of a pass there and back), and passes that a solution takes.
+FACTORISATION, PASSES = 5, 40
+
+
+def own_axes_pay(features: Features, weights: Tensor, strengths: int) -> bool:
+    """Whether training sets (T, n) are better solved one by one, each at some strengths.
+
+    They are where they have so few rows that working in as many axes makes good the factorisation.
+    """
+    if features.options or features.outputs * features.d < CROWDED:
+        return False
+    rank = int((weights > 0).sum(1).max())
+    return FACTORISATION * rank**2 < PASSES * features.outputs * strengths * (features.d - rank)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +65,7 @@ class OwnAxes:
             scale: (d,) of the set.
         """
         rows = weights.nonzero()[:, 0]
-        x = torch.cat([(block - mean) / scale for block in _chosen(features, weights > 0)])
+        x = torch.cat([(block[weights[where] > 0] - mean) / scale for where, block in features.blocks()])
         share = (weights[rows] / weights.sum()).sqrt()[:, None]
         # Small variances, which weak penalties let count, are lost when squares are summed in float32.
         axes, variance = principal((x * share).double())
@@ -86,9 +95,3 @@ class OwnAxes:
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """All rows at once."""
         yield slice(0, len(self.x)), self.x
-
-
-def _chosen(features: Features, inside: Tensor) -> Iterator[Tensor]:
-    """The states of some rows, block by block."""
-    for where, block in features.blocks():
-        yield block[inside[where]]
