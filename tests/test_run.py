@@ -254,6 +254,24 @@ def test_what_a_killed_process_was_writing_is_swept_away(copied: Callable[..., R
     assert not list(run.rglob("*.tmp"))
 
 
+def test_cards_are_complete_before_evaluate_is_done(
+    copied: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = copied("evaluate.bootstrap=150")
+    run = config.runs_dir / "cfg"
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("probekd.student.card.complete_cards", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_stages(config, resume=True)
+    assert RunDirectory(run).record["stages"]["evaluate"]["status"] != "done"
+    run_stages(config, resume=True)
+    assert "| **this student** |" in (run / "student" / "README.md").read_text()
+
+
 def test_a_directory_that_was_killed_before_its_record_is_taken_up(copied: Callable[..., RunConfig]) -> None:
     config = copied("student.epochs=2")
     run = config.runs_dir / "cfg"
