@@ -19,6 +19,7 @@ from probekd.rundir import RunDirectory
 from probekd.targets import SoftTargets, softmax
 from probekd.tasks import load_task_from_config
 from probekd.tasks.base import Example, Task, without_questions
+from probekd.tasks.variants import variant_keys
 from probekd.teacher.load import Teacher, load_teacher, quiet_transformers
 
 if TYPE_CHECKING:
@@ -198,6 +199,7 @@ def do_probe(run: Run) -> Mapping[str, Any]:
         resamples=config.probe.bootstrap,
         seed=config.seed,
         unchecked=len(examples) - len(answers),
+        groups=np.array(variant_keys(examples))[probe.scored].tolist(),
     )
     scores: dict[str, Any] = {who: dict(score(p, answers)) for who, p in probs.items()}
     scores["teacher_output"]["readout"] = outputs.name
@@ -218,13 +220,11 @@ def do_probe(run: Run) -> Mapping[str, Any]:
 
 def _controls(run: Run, probe: Probe, examples: Sequence[Example]) -> dict[str, Any]:
     """What a probe gets from less: no context (depth 0), no states (label prior), no labels (shuffled), no question."""
-    from probekd.probes.controls import fit_shuffled, label_prior
+    from probekd.probes.controls import depth_zero, fit_shuffled, label_prior
 
     found: dict[str, Any] = {"prior": dict(label_prior(probe.answers, examples, probe.folds))}
-    shallow = [c for c in probe.candidates if c.reader.depth == 0 and c.reader.window == 1]
-    if shallow:
-        best = min(shallow, key=lambda c: c.nll)
-        found["depth_0"] = {"accuracy": best.accuracy, "nll": best.nll, "ece": best.ece, "n": len(probe.honest)}
+    if (shallow := depth_zero(probe)) is not None:
+        found["depth_0"] = shallow
     found["shuffled_labels"] = dict(
         fit_shuffled(probe, run.stored("extract"), examples, config=run.config.probe, seed=run.config.seed)
     )

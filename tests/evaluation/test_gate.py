@@ -134,3 +134,19 @@ def test_more_folds_ask_for_a_clearer_lead() -> None:
     assert five.difference == one.difference
     assert np.diff(five.ci)[0] == pytest.approx(1.8**0.5 * np.diff(one.ci)[0])
     assert np.diff(five.accuracy_ci)[0] == pytest.approx(1.8**0.5 * np.diff(one.accuracy_ci)[0])
+
+
+def test_variants_of_a_question_count_once() -> None:
+    generator = np.random.default_rng(3)
+    answers = generator.integers(0, 3, N)
+    probs = {who: reader(s, answers, generator) for who, s in zip(READERS, (2, 1, 0), strict=True)}
+    once, _ = judge(probs, answers.tolist(), folds=1, resamples=500, seed=0)
+    copied = {who: [p for p in rows for _ in range(9)] for who, rows in probs.items()}
+    many = answers.repeat(9).tolist()
+    blind, _ = judge(copied, many, folds=1, resamples=500, seed=0)
+    groups = [str(i) for i in range(N) for _ in range(9)]
+    gate, comparisons = judge(copied, many, folds=1, resamples=500, seed=0, groups=groups)
+    assert gate.n == 9 * N
+    assert np.diff(gate.ci)[0] == pytest.approx(np.diff(once.ci)[0], rel=0.1)
+    assert np.diff(blind.ci)[0] == pytest.approx(np.diff(once.ci)[0] / 3, rel=0.1)
+    assert len(comparisons) == 6

@@ -5,7 +5,14 @@ import pytest
 from scipy.stats import bootstrap, multinomial
 
 from probekd.evaluation import paired
-from probekd.evaluation.paired import Comparison, bootstrap_interval, compare, proportions_interval, shared_training
+from probekd.evaluation.paired import (
+    Comparison,
+    bootstrap_interval,
+    by_group,
+    compare,
+    proportions_interval,
+    shared_training,
+)
 
 Rows = list[np.ndarray]
 
@@ -222,3 +229,50 @@ def test_a_p_value_of_cross_fitted_predictions_agrees_with_their_interval() -> N
 def test_predictors_that_never_saw_the_rows_are_not_widened() -> None:
     assert shared_training(1) == 1
     assert shared_training(5) == pytest.approx(1.3416, abs=1e-4)
+
+
+def doubled(seed: int, copies: int) -> tuple[list[int], Rows, Rows, list[str]]:
+    """Sixty rows, each of them so many times; two predictors of them; and which rows are the same."""
+    generator = np.random.default_rng(seed)
+    answers = generator.integers(0, 3, 60)
+    a, b = (generator.dirichlet(np.ones(3) + 2 * np.eye(3)[o]) for o in answers), generator.dirichlet(np.ones(3), 60)
+    a_rows = np.stack(list(a)).repeat(copies, axis=0)
+    groups = [f"question {i}" for i in range(60) for _ in range(copies)]
+    return answers.repeat(copies).tolist(), list(a_rows), list(b.repeat(copies, axis=0)), groups
+
+
+def test_rows_that_are_each_a_group_are_as_without_groups() -> None:
+    answers, a, b, groups = doubled(0, 1)
+    plain = compare("train", ("a", "b"), (a, b), answers, resamples=300, seed=0)
+    grouped = compare("train", ("a", "b"), (a, b), answers, resamples=300, seed=0, groups=groups)
+    for one, other in zip(plain, grouped, strict=True):
+        assert other.ci == pytest.approx(one.ci, abs=1e-6)
+        assert (other.difference, other.n) == (pytest.approx(one.difference), one.n)
+
+
+def test_copies_of_rows_leave_an_interval_as_wide_as_it_was() -> None:
+    (answers, a, b, groups), (more, a4, b4, fours) = doubled(1, 1), doubled(1, 4)
+    once = compare("train", ("a", "b"), (a, b), answers, resamples=300, seed=0, groups=groups)
+    copied = compare("train", ("a", "b"), (a4, b4), more, resamples=300, seed=0, groups=fours)
+    blind = compare("train", ("a", "b"), (a4, b4), more, resamples=300, seed=0)
+    for one, four, naive in zip(once, copied, blind, strict=True):
+        assert (one.n, four.n) == (60, 240) and four.difference == pytest.approx(one.difference)
+        widths = [np.diff(c.ci)[0] for c in (one, four, naive)]
+        assert widths[1] == pytest.approx(widths[0], rel=0.08)  # of accuracy, a row more weighs less among more rows
+        assert widths[2] == pytest.approx(widths[0] / 2, rel=0.08)
+
+
+def test_groups_of_any_size_keep_the_mean_and_the_variance_of_whole_groups() -> None:
+    generator = np.random.default_rng(6)
+    groups = [f"{g}" for g in range(400) for _ in range(1 + g % 3)]
+    sizes = np.array([1 + g % 3 for g in range(400)])
+    found = []
+    for _ in range(400):
+        shared = generator.normal(size=400).repeat(sizes)
+        differences = 0.1 + shared + 0.3 * generator.normal(size=len(groups))
+        found.append(
+            (differences.mean(), by_group(differences, groups).std() / 20, by_group(differences, groups).mean())
+        )
+    means, errors, kept = np.array(found).T
+    np.testing.assert_allclose(kept, means)
+    assert errors.mean() == pytest.approx(means.std(), rel=0.1)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from readings import centred, features_of, option_scores, options, rows, sklearn_logits, training_sets
+from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.preprocessing import StandardScaler
 
@@ -63,6 +64,24 @@ def test_each_problem_of_a_batch_is_scikit_learns_on_its_own_training_rows() -> 
         mask, l2 = train[number // 3], L2[number % 3]
         expected = sklearn_logits(x[mask], y[mask], l2, x)
         np.testing.assert_allclose(centred(ours), centred(expected), rtol=1e-4, atol=2e-5)
+
+
+def test_a_k_way_probe_leaves_options_that_a_row_lacks_out_of_the_rows_softmax() -> None:
+    x, y, _ = made("classes")
+    present = np.random.default_rng(8).random((len(x), 3)) < 0.7
+    present[np.arange(len(x)), y] = True
+    everyone = np.ones((1, len(x)), dtype=bool)
+    fit = solve(Features(x.astype(np.float32), present, torch.float64), y, everyone, (0.1,), tolerance=1e-9)
+    scaled = StandardScaler().fit_transform(x.astype(np.float32))
+
+    def objective(point: np.ndarray) -> float:
+        w, b = point[:-3].reshape(-1, 3), point[-3:]
+        logp = log_softmax(np.where(present, scaled @ w + b, -np.inf), axis=1)
+        return float(-logp[np.arange(len(x)), y].mean() + 0.05 * (w**2).sum())
+
+    best = minimize(objective, np.zeros(scaled.shape[1] * 3 + 3), method="BFGS", options={"gtol": 1e-9})
+    expected = scaled @ best.x[:-3].reshape(-1, 3) + best.x[-3:]
+    np.testing.assert_allclose(centred(fit.logits(x)[0]), centred(expected), atol=1e-3)
 
 
 def test_each_option_problem_of_a_batch_is_brute_forced_on_its_own_training_rows() -> None:

@@ -60,6 +60,7 @@ def judge(
     resamples: int,
     seed: int,
     unchecked: int = 0,
+    groups: Sequence[str] | None = None,
 ) -> tuple[Gate, list[Comparison]]:
     """Weigh ``probe``, ``teacher_output`` and ``student_alone`` (distributions by row, out of fold) against each other.
 
@@ -70,10 +71,12 @@ def judge(
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
         unchecked: Further labelled rows, the only ones of their label, on which nothing could be checked; said in the reason.
+        groups: (n,) keys of rows that are variants of one question, and so count as one.
     """
 
     def against(a: str, b: str) -> dict[str, Comparison]:
-        found = compare("train", (a, b), (probs[a], probs[b]), answers, folds=folds, resamples=resamples, seed=seed)
+        both = probs[a], probs[b]
+        found = compare("train", (a, b), both, answers, folds=folds, resamples=resamples, seed=seed, groups=groups)
         return {c.metric: c for c in found}
 
     pairs = {

@@ -57,6 +57,18 @@ def shared_training(folds: int) -> float:
     return float(np.sqrt(1 + (folds - 1) / folds))
 
 
+def by_group(differences: np.ndarray, groups: Sequence[str]) -> np.ndarray:
+    """(G,) numbers, one a group of rows, that have the mean of the differences (n,) and vary as the groups' sums do.
+
+    The linearised ratio of the groups' sums to their sizes (Cochran 1977, Sampling Techniques, 6.4): resampling them is
+    resampling whole groups.
+    """
+    numbers: dict[str, int] = {}
+    index = [numbers.setdefault(key, len(numbers)) for key in groups]
+    sums = np.bincount(index, weights=differences - differences.mean())
+    return np.asarray(differences.mean() + sums * len(sums) / len(differences))
+
+
 def proportions_interval(only_a: int, only_b: int, n: int, *, widening: float = 1.0) -> list[float]:
     """95% interval of a difference of paired proportions, from the n rows' counts of those that one alone got right.
 
@@ -107,11 +119,21 @@ def compare(
     resamples: int,
     seed: int,
     folds: int = 1,
+    groups: Sequence[str] | None = None,
 ) -> list[Comparison]:
     """Accuracy (adjusted Wald interval, exact McNemar p) and NLL (bootstrap-t interval and p) of a minus b.
 
-    ``folds`` is the number of folds of predictions out of fold, whose intervals are widened by ``shared_training``, and
-    so is the bootstrap's p; McNemar's test is of the predictions as they are.
+    Args:
+        split: Of the rows.
+        names: Of a and b.
+        probs: Distributions of the n rows by a and by b.
+        answers: (n,).
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+        folds: Number of folds of predictions out of fold, whose intervals are widened by ``shared_training``, and so is
+            the bootstrap's p; McNemar's test is of the predictions as they are.
+        groups: (n,) keys of rows that are no independent evidence, such as variants of one question; each row is its own
+            without.
     """
     widening = shared_training(folds)
     a, b = probs
@@ -120,16 +142,21 @@ def compare(
     mcnemar = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     accuracy = hits_a.astype(float) - hits_b.astype(float)
     nll = log_losses(a, answers) - log_losses(b, answers)
+    n = len(nll)
+    alike = 1.0
+    if groups is not None:
+        grouped, nll = by_group(accuracy, groups), by_group(nll, groups)
+        alike = max(1.0, _standard_error(grouped) / (_standard_error(accuracy) or 1.0))
     distances = _distances(nll, resamples, seed)
     error = _standard_error(nll)
     at_least = int((distances * error * widening >= abs(nll.mean())).sum())
     found = (
-        ("accuracy", accuracy, proportions_interval(only_a, only_b, len(accuracy), widening=widening), mcnemar),
+        ("accuracy", accuracy, proportions_interval(only_a, only_b, n, widening=widening * alike), mcnemar),
         ("nll", nll, _interval(nll, distances, widening), (1 + at_least) / (1 + resamples)),
     )
     return [
         Comparison(
-            split=split, a=names[0], b=names[1], metric=metric, difference=float(d.mean()), ci=ci, p_value=p, n=len(d)
+            split=split, a=names[0], b=names[1], metric=metric, difference=float(d.mean()), ci=ci, p_value=p, n=n
         )
         for metric, d, ci, p in found
     ]

@@ -28,6 +28,15 @@ def label_prior(answers: np.ndarray, examples: Sequence[Example], folds: np.ndar
     return score([softmax(row[np.isfinite(row)]) for row in logits], answers[scored].tolist())
 
 
+def depth_zero(probe: Probe) -> dict[str, Any] | None:
+    """Scores of the best reader of the embeddings, which saw no context; None where depth 0 was not tried."""
+    shallow = [c for c in probe.candidates if c.reader.depth == 0 and c.reader.window == 1]
+    if not shallow:
+        return None
+    best = min(shallow, key=lambda c: c.nll)
+    return {"accuracy": best.accuracy, "nll": best.nll, "ece": best.ece, "n": len(probe.honest)}
+
+
 def fit_shuffled(
     probe: Probe, states: States, examples: Sequence[Example], *, config: ProbeConfig, seed: int
 ) -> Scores:

@@ -1,4 +1,4 @@
-"""Logistic probes: K-way on one state a row, and a shared option scorer with a softmax over a row's options.
+"""Logistic probes: K-way on one state a row, and a shared option scorer, both with a softmax over the options a row has.
 
 Both minimise mean cross-entropy + l2/2 * |w|^2 on features standardised with the training rows' statistics (the bias of
 the K-way probe is free). For scikit-learn's ``LogisticRegression`` that is C = 1 / (n * l2).
@@ -106,7 +106,7 @@ def _minimised(
     mean, scale = (m.repeat_interleave(count, dim=0) for m in (means, scales))
     share = weights / weights.sum(1, keepdim=True)  # a row's weight in its training set's mean loss
     l2 = repeat_strengths(strengths, sets, features.dtype)
-    absent = torch.where(features.present, 0.0, -torch.inf).to(features.dtype)
+    absent, ragged = torch.where(features.present, 0.0, -torch.inf).to(features.dtype), not features.present.all()
     d, outputs, classes = features.d, features.outputs, features.classes
     bias = 0 if features.options else outputs
     # A class that a training set does not have takes no part: no gradient moves it from where it starts.
@@ -133,7 +133,7 @@ def _minimised(
             if offset is not None:
                 logits += offset.T
             said = goal.said(logits, rows)  # while logits are finite: 0 times -inf is not 0
-            if features.options:
+            if ragged:
                 logits += absent[rows, :, None]
             top = logits.amax(1, keepdim=True)
             said = said - top[:, 0]

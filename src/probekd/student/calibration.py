@@ -57,7 +57,7 @@ def student_temperature(logits: Sequence[np.ndarray], answers: np.ndarray) -> fl
         logits: (k_i,) of each row.
         answers: (n,).
     """
-    return float(fit_temperature(padded(logits), answers, even_rows=1))
+    return float(fit_temperature(padded(logits), answers))
 
 
 def logit_scale(logits: Sequence[np.ndarray]) -> float:

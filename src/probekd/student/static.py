@@ -52,7 +52,7 @@ def solve_head(
         watching = projection.apply(embed_encoded(kind.network.embedder, kind.tokenizer, held_out))
         fit = learning.fit(lessons, STRENGTHS, temperature=config.temperature)
         said = answer_rows(fit, watching, [row.options for row in held_out])
-        temperatures = fit_temperature(said, answers, even_rows=1)  # which the student will get for itself
+        temperatures = fit_temperature(said, answers)  # which the student will get for itself
         losses = gold_losses(said / temperatures[:, None, None], answers).mean(1)
     else:
         folds = np.arange(len(rows)) % FOLDS

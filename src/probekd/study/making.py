@@ -21,6 +21,7 @@ from probekd.study.records import record
 from probekd.study.workshop import Workshop
 from probekd.targets import softmax
 from probekd.tasks.base import Example
+from probekd.tasks.variants import variant_keys
 
 
 def make_cells(shop: Workshop, draw: Draw) -> None:
@@ -129,6 +130,7 @@ class Group:
             resamples=probe.bootstrap,
             seed=self.draw.seed,
             unchecked=len(evidence.labelled) - len(scored),
+            groups=np.array(variant_keys(evidence.labelled))[scored].tolist(),
         )
         return gate
 

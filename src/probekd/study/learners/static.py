@@ -51,7 +51,7 @@ class StaticLearner:
             said, replies = (
                 answer_rows(fit, _stacked(vectors, asking), _counts(asking)) for asking in (lesson.validation, asked)
             )
-            own = fit_temperature(said, answers, even_rows=1)  # every student's, as ``distill`` gives it to its own
+            own = fit_temperature(said, answers)  # every student's, as ``distill`` gives it to its own
             losses = gold_losses(said / own[:, None, None], answers).mean(1)
             for l2, nll, reply in zip(self.search.l2, losses, replies / own[:, None, None], strict=True):
                 settings = {"alpha": alpha, "temperature": temperature, "l2": l2}
