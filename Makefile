@@ -37,7 +37,7 @@ types: $(VENV)/.dev ## Check types with mypy
 	@$(BIN)/mypy
 
 pytest: $(VENV)/.dev ## Run the tests
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 clean: ## Remove the environment, the models and caches; runs/ is kept
 	rm -rf $(VENV) models dist .mypy_cache .pytest_cache .ruff_cache

@@ -67,7 +67,7 @@ def test_the_memory_of_a_fit_is_measured_in_a_process_of_its_own(tmp_path: Path)
 def passes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     model = save_model("llama", tmp_path_factory.mktemp("llama"))
     output = tmp_path_factory.mktemp("quick") / "teacher_pass.json"
-    return run(output, "--model", model, "--repeats", "2", script="teacher_pass.py", smallest="--quick")
+    return run(output, "--model", model, "--repeats", "1", script="teacher_pass.py", smallest="--quick")
 
 
 @pytest.mark.slow
@@ -81,7 +81,7 @@ def test_the_teacher_pass_reads_what_the_loop_reads(passes: dict[str, Any]) -> N
         assert ours["agrees"] and ours["compared_depths"] == [0, 2]
         for reader in workload["readers"].values():
             assert 0 < reader["seconds"]["min"] <= reader["seconds"]["median"] <= reader["seconds"]["max"]
-            assert len(reader["seconds"]["runs"]) == 2
+            assert len(reader["seconds"]["runs"]) == 1
             assert 0 < reader["peak_gib"] < 4
         assert ours["efficiency"]["median"] > 0
         assert workload["best_rival"] == "loop"

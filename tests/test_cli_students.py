@@ -54,6 +54,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_an_exported_student_answers_as_it_did(call: Call, done: Workspace, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     student, test = tmp_path / "student", done.root / "test.csv"

@@ -133,6 +133,7 @@ def test_what_would_be_wrong_is_refused(task: Task, tmp_path: Path) -> None:
     assert not (tmp_path / "e").exists()
 
 
+@pytest.mark.slow
 def test_the_example_trains_a_student_without_probekd(task: Task, tmp_path: Path) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "big", *(w for ws in NOUNS.values() for w in ws)]
     BertTokenizer(vocab={w: i for i, w in enumerate(words)}, model_max_length=32).save_pretrained(tmp_path / "bert")

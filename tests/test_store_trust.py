@@ -79,6 +79,7 @@ def contents(cache: Path) -> dict[str, bytes]:
     return {**found, "manifest.json": json.dumps(kept).encode()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["whole", "streamed"])
 def test_sigkills_leave_a_store_like_an_undisturbed_one(memory: str, model_dir: ModelDir, tmp_path: Path) -> None:
     kills = int(os.environ.get("PROBEKD_TEST_KILLS", "4"))
@@ -156,6 +157,7 @@ def test_every_flipped_bit_is_found(llama: Teacher, choices: Task) -> None:
     assert verify_stores() == {}
 
 
+@pytest.mark.slow
 def test_ten_at_once_make_one_store(model_dir: ModelDir, tmp_path: Path) -> None:
     model, log = model_dir("llama"), tmp_path / "log"
     finished(start(model, tmp_path / "alone", "whole", tmp_path / "other"))

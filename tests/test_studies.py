@@ -23,6 +23,7 @@ def naive(*arguments: object) -> Choice:
     return replace(choice, honest=fits.outer[choice.chosen], by_fold=(choice.chosen,) * len(choice.by_fold))  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_the_simulation_of_optimism_notices_a_choice_that_is_not_nested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulations, "STRENGTHS", (0.3,))
     world = World(width=12, signals=(1.4,) * 12, shared=0.0)

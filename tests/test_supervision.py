@@ -45,6 +45,7 @@ def everything(
     yield cache(make)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classification", "multiple_choice"])
 def test_every_method_trains_a_student_and_the_contract_holds(
     everything: Callable[[str], Workspace], kind: str

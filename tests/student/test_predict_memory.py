@@ -62,6 +62,7 @@ def write(path: Path, number: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "target"), [("csv", "parquet"), ("parquet", "jsonl")])
 def test_six_times_the_rows_take_no_more_memory(
     kinds_student: Student, tmp_path: Path, source: str, target: str

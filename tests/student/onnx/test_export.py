@@ -53,6 +53,7 @@ def exported(
     return found
 
 
+@pytest.mark.slow
 def test_a_classifier_answers_as_the_plain_model_row_by_row(kinds: Task, exported: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(exported["kinds"])
     model = AutoModelForSequenceClassification.from_pretrained(exported["kinds"]).eval()
