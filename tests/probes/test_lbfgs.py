@@ -117,3 +117,17 @@ def test_a_problem_that_rounding_keeps_from_its_tolerance_is_left_when_nothing_m
     found = minimise(objective, torch.ones(2, 8), tolerance=1e-6, precondition=lambda v, _: v)
     assert float(found[0].norm()) <= 1e-6 * 8**0.5 and float(found[1].norm()) < 0.01
     assert len(looks) < 100
+
+
+def test_a_problem_cut_off_at_the_last_iteration_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    a, b = quadratics(7, 12, 1e3)
+
+    def objective(x: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        product = (a[which] @ x[:, :, None]).squeeze(2)
+        return 0.5 * (x * product).sum(1) - (x * b[which]).sum(1), product - b[which]
+
+    start = torch.zeros(7, 12, dtype=torch.float64)
+    minimise(objective, start, tolerance=1e-9)
+    assert not caplog.messages
+    minimise(objective, start, tolerance=1e-9, max_iterations=3)
+    assert caplog.messages == ["7 of 7 probe problems had not converged after 3 iterations"]

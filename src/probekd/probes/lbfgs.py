@@ -6,10 +6,13 @@ Nothing is shared between problems but the arithmetic, so solving a problem in a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 HISTORY = 6
 MAX_BACKTRACKS = 30
@@ -41,7 +44,8 @@ def minimise(
         tolerance: A problem is done when its gradient norm is at most this times its norm at the start.
         floor: Or at most this: a start that is the minimum but for rounding has no norm to take a fraction of.
         max_iterations: Iterations at most; a problem that float rounding keeps from the tolerance stops where its line
-            search finds no lower point, or where ``PATIENCE`` iterations have brought nothing.
+            search finds no lower point, or where ``PATIENCE`` iterations have brought nothing. What is not done by then is
+            told as a warning of the log.
 
     Returns:
         (problems, size) minimisers.
@@ -86,6 +90,13 @@ def minimise(
             active, x, loss, gradient, target = active[keep], x[keep], loss[keep], gradient[keep], target[keep]
             steps, changes, inner = ([item[keep] for item in kept] for kept in (steps, changes, inner))
             lowest, shortest, since, done = lowest[keep], shortest[keep], since[keep], done[keep]
+    else:
+        logger.warning(
+            "%d of %d probe problems had not converged after %d iterations",
+            int((~done).sum()),
+            len(start),
+            max_iterations,
+        )
     result[active] = x
     return result
 
