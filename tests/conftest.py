@@ -56,6 +56,17 @@ def llama(teacher_of: Callable[[str], Teacher]) -> Teacher:
 
 
 @pytest.fixture
+def one_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrations are plain temperatures, so that what is calibrated is a multiple of what was not."""
+    from probekd.probes import calibrate
+
+    for room in ("choose", "pick"):
+        monkeypatch.setattr(
+            f"probekd.probes.{room}.calibrate", lambda z, answers, _: calibrate.one_temperature(z, answers)
+        )
+
+
+@pytest.fixture
 def fake_states() -> Callable[..., Any]:
     return FakeStates
 

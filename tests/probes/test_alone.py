@@ -29,6 +29,7 @@ def choices(n: int = 90) -> tuple[np.ndarray, list[Example]]:
     return x, rows
 
 
+@pytest.mark.usefixtures("one_temperature")
 def test_it_is_cross_fitted_as_a_probe_is(fake_states: Any) -> None:
     probe, states, examples = fitted(fake_states)
     x = states.read("listed", "answer", 0, probe.ids)
@@ -54,6 +55,7 @@ def test_a_row_is_scored_over_its_own_options_and_by_no_model_that_saw_it() -> N
         np.testing.assert_allclose(other.honest[f == FOLDS], alone.honest[f == FOLDS], rtol=1e-5)
 
 
+@pytest.mark.usefixtures("one_temperature")
 def test_rows_to_come_may_have_more_options_than_the_labelled_ones() -> None:
     x, rows = choices()
     alone = fit_alone(x[:, :4], rows, FOLDS, ProbeConfig(folds=3, l2=(0.1,)))

@@ -5,6 +5,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax as scipy_log_softmax
 
 from probekd.probes.calibrate import (
+    LAPSE_L2,
     MAX_BETA,
     MIN_BETA,
     SHARPEST,
@@ -13,6 +14,7 @@ from probekd.probes.calibrate import (
     calibrate,
     fit_temperature,
     gold_losses,
+    lapsing,
     log_softmax,
     one_temperature,
     sharpness,
@@ -158,15 +160,13 @@ def test_vector_scaling_is_the_minimum_that_scipy_finds(seed: int) -> None:
 
 
 @pytest.mark.parametrize("n", [60, 400])
-def test_a_temperature_is_kept_where_it_is_all_that_is_wrong(n: int) -> None:
+def test_no_class_is_favoured_where_a_temperature_is_all_that_is_wrong(n: int) -> None:
     kinds = [calibrate(*biased(seed, n, 0.0)).kind for seed in range(5)]
     assert kinds.count("vector scaling") <= 2  # a standard error is passed by chance now and then
-    logits, answers, folds = biased(0, n, 0.0)
+    logits, answers, _ = biased(0, n, 0.0)
     plain = one_temperature(logits, answers)
     assert plain.kind == "temperature" and (plain.scale == 1 / fit_temperature(logits, answers)).all()
     np.testing.assert_allclose(plain.apply(logits), logits / fit_temperature(logits, answers))
-    if calibrate(logits, answers, folds).kind == "temperature":
-        np.testing.assert_array_equal(calibrate(logits, answers, folds).scale, plain.scale)
 
 
 def test_vector_scaling_is_chosen_where_a_class_is_favoured() -> None:
@@ -181,11 +181,11 @@ def test_vector_scaling_is_chosen_where_a_class_is_favoured() -> None:
         )
 
 
-def test_rows_that_lack_options_keep_to_a_temperature() -> None:
+def test_rows_that_lack_options_favour_no_place() -> None:
     logits, answers, folds = biased(0, 300, 6.0)
     answers[7] = 0
     logits[7, 4] = -np.inf
-    assert calibrate(logits, answers, folds).kind == "temperature"
+    assert calibrate(logits, answers, folds).kind == "temperature and lapse"
 
 
 def test_logits_that_never_err_are_calibrated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,8 +194,9 @@ def test_logits_that_never_err_are_calibrated_at_once(monkeypatch: pytest.Monkey
     calls: list[int] = []
     original = torch.log_softmax
     monkeypatch.setattr(torch, "log_softmax", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
-    assert calibrate(logits, answers, np.arange(60) % 5).kind == "temperature"
-    assert len(calls) < 300  # six fits, a few dozen steps each
+    found = calibrate(logits, answers, np.arange(60) % 5)
+    assert gold_losses(found.apply(logits), (answers + 1) % 3).mean() < np.log(3 * 61) + 0.5
+    assert len(calls) < 600  # of vector scaling, and temperatures of their own
 
 
 def test_rows_of_any_width_are_calibrated() -> None:
@@ -222,3 +223,75 @@ def test_equal_models_are_not_sharpened_and_flawless_ones_only_so_far() -> None:
     wrong_once = np.stack([right, right])
     wrong_once[0, 0], wrong_once[1, 1] = wrong_once[0, 0, ::-1], wrong_once[1, 1, ::-1]
     assert sharpness(wrong_once, wrong_once.mean(0), np.arange(30) % 3) <= SHARPEST
+
+
+# ---- lapses -------------------------------------------------------------------------------------------------------
+
+
+def lapsed(seed: int, n: int, lapse: float, *, ragged: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits (n, 5) that are right but for a share of the rows, whose answers have nothing to do with them."""
+    generator = np.random.default_rng(seed + 100)
+    logits = 3 * generator.normal(size=(n, 5))
+    if ragged:
+        logits[np.arange(5) >= generator.integers(2, 6, n)[:, None]] = -np.inf
+    even = np.where(np.isfinite(logits), 0.0, -np.inf)
+    said = np.where(generator.random(n)[:, None] < lapse, even, logits)
+    answers = np.array([generator.choice(5, p=np.exp(row)) for row in scipy_log_softmax(said, axis=1)])
+    return 2 * logits, answers, np.arange(n) % 5
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("lapse", [0.05, 0.3])
+def test_a_lapse_is_the_minimum_that_scipy_finds(lapse: float, ragged: bool) -> None:
+    logits, answers, _ = lapsed(0, 150, lapse, ragged=ragged)
+    beta = one_temperature(logits, answers).scale[0]
+
+    def objective(point: np.ndarray) -> float:
+        p = np.exp(scipy_log_softmax(logits * beta * np.exp(point[0]), axis=1))
+        rate = 1 / (1 + np.exp(-point[1]))
+        there = np.isfinite(logits)
+        mixed = np.where(there, (1 - rate) * p + rate / there.sum(1, keepdims=True), 0)
+        with np.errstate(divide="ignore"):
+            return penalised(np.log(mixed), answers, 1.0, even_rows=1) / 150 + LAPSE_L2 / 2 * point[0] ** 2
+
+    starts = ([0.0, -1.0], [0.0, -3.0])
+    fits = [minimize(objective, s, method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12}) for s in starts]
+    best = min(fits, key=lambda fit: fit.fun)
+    found = lapsing(logits, answers)
+    assert found.kind == "temperature and lapse"
+    assert (
+        objective(np.array([np.log(found.scale[0] / beta), np.log(found.lapse / (1 - found.lapse))])) <= best.fun + 1e-9
+    )
+    np.testing.assert_allclose(found.scale, beta * np.exp(best.x[0]), rtol=1e-3)
+    assert found.lapse == pytest.approx(1 / (1 + np.exp(-best.x[1])), abs=1e-4)
+    assert 0.2 * lapse < found.lapse < 2 * lapse + 0.05
+
+
+def test_what_is_applied_is_a_mixture_over_a_rows_own_options() -> None:
+    logits, _ = drawn(3, 1.0, ragged=True)
+    found = Calibration(scale=np.full(5, 2.0), shift=np.zeros(5), lapse=0.2)
+    there = np.isfinite(logits)
+    expected = 0.8 * np.exp(scipy_log_softmax(2 * logits, axis=1)) + 0.2 * there / there.sum(1, keepdims=True)
+    np.testing.assert_allclose(np.exp(found.apply(logits)), expected, rtol=1e-12)
+    assert (np.isneginf(found.apply(logits)) == ~there).all()
+    softer = found.softened(4.0)
+    assert (softer.scale[0], softer.lapse) == (0.5, 0.2)
+    nowhere = np.full((1, 5), -np.inf)
+    assert np.isneginf(found.apply(nowhere)).all()
+
+
+def test_a_lapse_takes_sure_errors_on_itself_and_is_small_where_there_are_none() -> None:
+    for seed in range(3):
+        logits, answers, folds = lapsed(seed, 600, 0.15)
+        found = calibrate(logits, answers, folds)
+        assert found.kind == "temperature and lapse" and 0.05 < found.lapse < 0.3
+        new, gold, _ = lapsed(seed + 50, 3000, 0.15)
+        plain = one_temperature(logits, answers).apply(new)
+        assert gold_losses(found.apply(new), gold).mean() < gold_losses(plain, gold).mean() - 0.01
+        assert lapsing(*lapsed(seed, 600, 0.0)[:2]).lapse < 0.02
+
+
+def test_logits_that_never_err_get_a_small_lapse_and_stay_finite() -> None:
+    answers = np.arange(60) % 3
+    found = lapsing(8 * np.eye(3)[answers] + np.random.default_rng(0).normal(size=(60, 3)), answers)
+    assert 0 < found.lapse < 0.05 and np.isfinite(found.scale).all()

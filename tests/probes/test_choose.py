@@ -1,8 +1,15 @@
 import numpy as np
 import pytest
 
-from probekd.probes.calibrate import Calibration, fit_temperature, gold_losses, one_temperature, vector_scaling
-from probekd.probes.choose import Choice, RowLosses, choose, join, lowest, row_losses
+from probekd.probes.calibrate import (
+    Calibration,
+    fit_temperature,
+    gold_losses,
+    log_softmax,
+    one_temperature,
+    vector_scaling,
+)
+from probekd.probes.choose import Choice, RowLosses, choose, flattery_inside, join, lowest, row_losses
 from probekd.probes.crossfit import CrossFit, untrained
 
 
@@ -28,27 +35,45 @@ def local_temperature(choice: Choice, fits: CrossFit, folds: np.ndarray, f: int)
     return np.asarray(fits.outer[choice.by_fold[f]][folds == f] / choice.honest[folds == f])
 
 
-def test_choice_equals_the_definition_written_out() -> None:
-    fits, answers, folds = random_fits(0)
+def temperature_outside(logits: np.ndarray, losses: np.ndarray, answers: np.ndarray, folds: np.ndarray) -> float:
+    """What rows ask for that neither chose nor calibrated: logits (C, n, K), losses (C, n)."""
+    said = np.empty(logits.shape[1:])
+    for f in np.unique(folds):
+        rest = folds != f
+        best = int(losses[:, rest].mean(1).argmin())
+        said[~rest] = logits[best, ~rest] / float(fit_temperature(logits[best, rest], answers[rest]))
+    return max(1.0, float(fit_temperature(said, answers)))
+
+
+@pytest.mark.usefixtures("one_temperature")
+@pytest.mark.parametrize("seed", [0, 3])
+def test_choice_equals_the_definition_written_out(seed: int) -> None:
+    fits, answers, folds = random_fits(seed)
     choice = choose(fits, answers, folds)
     for c in range(6):
         t = float(fit_temperature(fits.outer[c], answers))
         assert choice.temperatures[c] == pytest.approx(t)
         assert choice.losses[c] == pytest.approx(gold_losses(fits.outer[c] / t, answers).mean())
     assert choice.chosen == min(range(6), key=lambda c: choice.losses[c])
-    assert choice.calibration.kind == "vector scaling" or choice.calibration.temperature == pytest.approx(
-        choice.temperatures[choice.chosen], rel=1e-4
-    )
+    by_choice, by_chosen = np.empty_like(choice.honest), np.empty_like(choice.honest)
     for f in range(4):
         seen = folds != f
         local = [float(fit_temperature(fits.inner[f, c][seen], answers[seen])) for c in range(6)]
-        losses = [gold_losses(fits.inner[f, c][seen] / t, answers[seen]).mean() for c, t in enumerate(local)]
-        best = int(np.argmin(losses))
+        losses = np.stack([gold_losses(fits.inner[f, c][seen] / t, answers[seen]) for c, t in enumerate(local)])
+        best = int(losses.mean(1).argmin())
         assert choice.by_fold[f] == best
-        np.testing.assert_allclose(choice.honest[folds == f], fits.outer[best][folds == f] / local[best])
+        softer = temperature_outside(fits.inner[f][:, seen], losses, answers[seen], folds[seen])
+        by_choice[folds == f] = fits.outer[best][folds == f] / local[best]
+        by_chosen[folds == f] = fits.outer[choice.chosen][folds == f] / local[choice.chosen]
+        np.testing.assert_allclose(choice.honest[folds == f], by_choice[folds == f] / softer, rtol=1e-4)
+    softer = max(1.0, float(fit_temperature(by_choice, answers) / fit_temperature(by_chosen, answers)))
+    assert softer > 1.1  # it was flattered
+    assert choice.calibration.kind == "temperature"
+    assert choice.calibration.temperature == pytest.approx(choice.temperatures[choice.chosen] * softer, rel=1e-4)
     assert len(set(choice.by_fold)) > 1  # else nothing above was tested
 
 
+@pytest.mark.usefixtures("one_temperature")  # so that what was said shows it
 @pytest.mark.parametrize("f", range(4))
 def test_a_fold_has_no_say_in_its_own_candidate_and_temperature(f: int) -> None:
     fits, answers, folds = random_fits(1)
@@ -204,6 +229,7 @@ def test_a_fold_is_calibrated_by_the_others_inner_predictions(monkeypatch: pytes
         return vector_scaling(logits, gold)
 
     monkeypatch.setattr("probekd.probes.choose.calibrate", vector)
+    monkeypatch.setattr("probekd.probes.choose.flattery_inside", lambda say, gold, *_: 1.0 + len(gold))
     choice = choose(fits, answers, folds)
     *inside, whole = asked
     np.testing.assert_array_equal(whole[0], fits.outer[choice.chosen])
@@ -213,4 +239,29 @@ def test_a_fold_is_calibrated_by_the_others_inner_predictions(monkeypatch: pytes
         np.testing.assert_array_equal(gold, answers[seen])
         assert f not in groups
         expected = vector_scaling(fits.inner[f, best][seen], answers[seen]).apply(fits.outer[best][~seen])
-        np.testing.assert_allclose(choice.honest[~seen], expected, rtol=1e-6)
+        np.testing.assert_allclose(choice.honest[~seen], expected / (1 + seen.sum()), rtol=1e-6)
+
+
+def test_the_temperature_of_one_that_was_not_chosen_is_what_the_others_rows_say_of_it() -> None:
+    logits, answers, folds = synthetic(7, candidates=1, n=4000, strength=1.5)
+    shares = np.zeros(logits.shape[1:])
+
+    def say(rows: np.ndarray) -> np.ndarray:
+        return np.asarray(logits[0] / float(fit_temperature(logits[0, rows], answers[rows])))
+
+    assert flattery_inside(say, answers, folds, shares) == pytest.approx(1, abs=0.02)
+    assert flattery_inside(lambda rows: say(rows) / 3, answers, folds, shares) == 1
+    assert flattery_inside(lambda rows: 3 * say(rows), answers, folds, shares) == pytest.approx(3, abs=0.06)
+
+
+def test_the_rows_that_choose_among_noise_learn_that_it_is_noise() -> None:
+    generator = np.random.default_rng(0)
+    logits, answers, folds = generator.normal(size=(60, 100, 4)), generator.integers(0, 4, 100), np.arange(100) % 5
+    choice = choose(untrained(logits, folds), answers, folds)
+    best = logits[choice.chosen]
+    # Of rows to come every answer is as likely.
+    flattered, found = (
+        -log_softmax(z).mean() for z in (best / choice.temperatures[choice.chosen], choice.calibration.apply(best))
+    )
+    assert found < np.log(4) + 0.003 < flattered
+    assert gold_losses(choice.honest, answers).mean() < np.log(4) + 0.02

@@ -15,7 +15,8 @@ from probekd.config import ProbeConfig
 from probekd.errors import DataError, StoreError
 from probekd.probes.controls import fit_shuffled
 from probekd.probes.features import LinearFit
-from probekd.probes.fit import _stack_or_single, fit_probes, presence, soft_labels
+from probekd.probes.fit import fit_probes, presence, soft_labels
+from probekd.probes.pick import stack_or_single
 from probekd.probes.probe import Probe
 from probekd.probes.reader import Reader
 from probekd.tasks.base import Example, Task
@@ -69,7 +70,7 @@ def states_of(task: Task, build: Build) -> Any:
 
 
 @pytest.fixture(params=["classification", "multiple_choice"])
-def made(request: pytest.FixtureRequest, fake_states: Build) -> tuple[Task, Any, Probe]:
+def made(request: pytest.FixtureRequest, fake_states: Build, one_temperature: None) -> tuple[Task, Any, Probe]:
     task = task_of(request.param)
     states = states_of(task, fake_states)
     return task, states, fit_probes(states, task, config=CONFIG)
@@ -183,7 +184,7 @@ def test_targets_are_honest_for_labelled_rows_and_pooled_for_the_rest(made: tupl
             by_fold = [(x @ w + b).ravel() for w, b in zip(fit.weight.numpy(), fit.bias.numpy(), strict=True)]
             expected = np.mean(by_fold, axis=0)[: options[row_id]]
             assert probe.calibration.kind == "temperature"
-            expected = expected * probe.calibration.scale[0] * probe.sharpness
+            expected = expected * probe.calibration.scale[0] * probe.sharpness / probe.flattery
             np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
             assert fold == -1
 
@@ -304,7 +305,7 @@ def test_saved_files_hold_what_the_contract_names(made: tuple[Task, Any, Probe],
     meta = json.loads((tmp_path / "probe.json").read_text())
     chosen = next(c for c in probe.candidates if c.reader == probe.reader)
     # The candidate's own loss, but for the precision that its temperature was fitted in.
-    assert meta["optimism"]["chosen_nll"] == pytest.approx(chosen.nll, rel=1e-6, abs=1e-9)
+    assert meta["optimism"]["chosen_nll"] == pytest.approx(chosen.nll, rel=1e-4, abs=1e-9)
     assert meta["optimism"] == {
         "chosen_nll": probe.where_chosen["nll"],
         "outside_nll": probe.scores["nll"],
@@ -318,7 +319,7 @@ def test_a_probe_of_another_format_is_refused(made: tuple[Task, Any, Probe], tmp
     made[2].save(tmp_path)
     meta = json.loads((tmp_path / "probe.json").read_text())
     (tmp_path / "probe.json").write_text(json.dumps({**meta, "format": 99}))
-    with pytest.raises(StoreError, match=r"probe\.json: written by another version \(format 99, this is 3\)"):
+    with pytest.raises(StoreError, match=r"probe\.json: written by another version \(format 99, this is 4\)"):
         Probe.load(tmp_path)
 
 
@@ -357,7 +358,7 @@ def test_a_stack_wants_a_best_reader_that_knows_something() -> None:
 
     def weights(best: np.ndarray, other: np.ndarray) -> dict[Any, float]:
         said = {reader: best, "words": other}
-        return dict(_stack_or_single(said, answers, folds, np.zeros(best.shape)).weights)
+        return dict(stack_or_single(said, answers, folds, np.zeros(best.shape)).weights)
 
     assert len(weights(knows, other)) == 2
     assert weights(chance, other) == {reader: 1.0}

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from planted import CONFIG, WIDTH, N, fitted
 
-from probekd.probes.calibrate import Calibration
+from probekd.probes.calibrate import Calibration, one_temperature
 from probekd.probes.fit import fit_probes
 from probekd.probes.linear import LinearMap, linear_map
 from probekd.tasks.base import Example, Task
 
 
+@pytest.mark.usefixtures("one_temperature")
 def test_a_k_way_probe_is_the_map_that_it_says_it_is(fake_states: Callable[..., Any]) -> None:
     probe, states, _ = fitted(fake_states)
     uneven = Calibration(scale=np.array([0.5, 1.0, 2.0]), shift=np.array([0.1, 0.0, -0.3]))
-    for one in (probe, replace(probe, calibration=uneven, sharpness=1.3)):
+    for one in (probe, replace(probe, calibration=uneven, sharpness=1.3, flattery=1.1)):
         said = linear_map(one)(states.read("listed", "answer", 0, probe.ids))
         np.testing.assert_allclose(said, np.stack(one.logits(states, probe.ids)), atol=1e-5)
 
@@ -33,7 +34,7 @@ def test_a_class_that_one_fold_never_saw_counts_where_it_was_seen(fake_states: C
     found = linear_map(partly)
     x = states.read("listed", "answer", 0, probe.ids)
     expected = np.mean([x @ fit.weight[m, :, 2].numpy() + bias[m, 2].numpy() for m in (1, 2)], axis=0)
-    scale = probe.sharpness * probe.calibration.scale[2]
+    scale = probe.sharpness / probe.flattery * probe.calibration.scale[2]
     np.testing.assert_allclose(found(x)[:, 2], expected * scale, atol=1e-4)
     assert (found(x)[:, 1] < -1000).all()
 
@@ -48,6 +49,7 @@ def test_options_that_share_a_scorer_have_one_temperature(fake_states: Callable[
     )
     task = Task(name="t", kind="multiple_choice", splits={"train": tuple(rows)})
     probe = fit_probes(states, task, config=CONFIG)
+    probe = replace(probe, calibration=one_temperature(probe.uncalibrated, probe.scored_answers))
     where = states.read("branched", "option_mean", 0, probe.ids)
     np.testing.assert_allclose(linear_map(probe)(where)[..., 0], np.stack(probe.logits(states, probe.ids)), atol=1e-5)
     favouring = Calibration(scale=np.array([1.0, 1.5]), shift=np.array([1.0, 0.0]))

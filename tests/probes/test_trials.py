@@ -121,7 +121,7 @@ def test_saved_and_loaded_it_says_the_same_and_file_order_and_test_rows_do_not_m
     task = task_of()
     monkeypatch.setattr("probekd.probes.mlp.STEPS", 40)
     if variant == "stack":  # whatever these few rows say of it
-        monkeypatch.setattr("probekd.probes.fit.wins", lambda *_, **__: True)
+        monkeypatch.setattr("probekd.probes.pick.wins", lambda *_, **__: True)
     states = states_of(task, fake_states)
     probe = fit_probes(states, task, config=config)
     assert len(probe.readers) == (2 if variant == "stack" else 1)
@@ -139,7 +139,9 @@ def test_saved_and_loaded_it_says_the_same_and_file_order_and_test_rows_do_not_m
         each = [fit.logits(states.read(reader.layout, reader.position, d, test)) for d, fit in fits.items()]
         assert all(len(e) == 3 * config.repeats for e in each)
         expected += weight * np.mean(each, axis=(0, 1))
-    np.testing.assert_allclose(said, probe.sharpness * probe.calibration.apply(expected), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        said, probe.calibration.softened(probe.flattery / probe.sharpness).apply(expected), rtol=1e-4, atol=1e-4
+    )
     for layout, (positions, depths) in probe.needs.items():
         own = [(r, f) for r, f in zip(probe.readers, probe.fits, strict=True) if r.layout == layout]
         assert set(positions) == {r.position for r, _ in own} and set(depths) == {d for _, f in own for d in f}

@@ -11,7 +11,15 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from probekd.probes.calibrate import VECTOR_L2, calibrate, gold_losses, one_temperature, vector_scaling
+from probekd.probes.calibrate import (
+    EVEN_ROWS,
+    VECTOR_L2,
+    calibrate,
+    gold_losses,
+    lapsing,
+    one_temperature,
+    vector_scaling,
+)
 from probekd.probes.choose import choose
 from probekd.probes.crossfit import crossfit
 from probekd.probes.families import Problem, solve, strengths_of
@@ -111,8 +119,8 @@ def test_calibration_hears_no_row_whose_class_was_never_seen() -> None:
     z, answers, folds = draw.normal(size=(40, 4)), np.arange(40) % 4, np.arange(40) % 5
     z[:, 3] = -np.inf
     seen = answers != 3
-    found, plain = calibrate(z, answers, folds), one_temperature(z[seen, :3], answers[seen])
-    assert found.kind == "temperature"
+    found, plain = calibrate(z, answers, folds), lapsing(z[seen, :3], answers[seen])
+    assert found.kind == "temperature and lapse" and found.lapse == pytest.approx(plain.lapse)
     np.testing.assert_allclose(found.scale, [plain.scale[0]] * 4)
     assert calibrate(z, np.full(40, 3), folds).temperature == 1.0
     # A class that was never seen takes no other's scale and shift away.
@@ -133,7 +141,8 @@ def test_vector_scaling_leaves_classes_that_are_no_rows_answer_at_the_temperatur
 
     def objective(point: np.ndarray) -> float:
         said = log_softmax(z[:, :3] * start.scale[0] * (1 + point[:3]) + point[3:], axis=1)
-        return float(-said[np.arange(80), answers].mean() + VECTOR_L2 / 2 * point @ point)
+        losses = -said[np.arange(80), answers].sum() - EVEN_ROWS * said.mean()
+        return float(losses / 80 + VECTOR_L2 / 2 * point @ point)
 
     best = minimize(objective, np.zeros(6), method="BFGS", options={"gtol": 1e-8}).x
     np.testing.assert_allclose(found.scale[:3], start.scale[:3] * (1 + best[:3]), atol=1e-4)

@@ -47,6 +47,7 @@ PLAIN = (
 DEPTH = 2
 ONE = ProbeConfig(folds=3, l2=(0.3,), depths=(DEPTH,), windows=(), stack=False)
 TeacherOf = Callable[[str], Teacher]
+pytestmark = pytest.mark.usefixtures("one_temperature")  # a linear head has no lapse
 
 
 def rows(split: str, number: int, *, choice: bool, seed: int = 0) -> tuple[Example, ...]:

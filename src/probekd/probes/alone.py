@@ -26,7 +26,7 @@ class Alone:
         answers: (n,) of all labelled rows.
         fit: The heads that each leave a fold out.
         calibration: Fitted on out-of-fold logits.
-        sharpness: What the calibrated mean of the heads is multiplied by (``calibrate.sharpness``).
+        sharpness: What the mean of the heads is multiplied by as it is calibrated (``calibrate.sharpness``).
         strength: The l2 that all labelled rows chose.
     """
 
@@ -50,7 +50,7 @@ class Alone:
         shares = unseen_shares(class_counts(self.answers, everything, width)[:, :width], present)
         if features.shape[1] > 1:  # one scorer for every option: it has seen all there are
             shares = np.zeros_like(shares)
-        calibrated = fill(self.sharpness * self.calibration.apply(said), shares)
+        calibrated = fill(self.calibration.softened(1 / self.sharpness).apply(said), shares)
         return [row[: len(e.options)] for row, e in zip(calibrated, examples, strict=True)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,13 +81,47 @@ def wins(losses: np.ndarray, rival: np.ndarray, *, errors: float = 1.0) -> bool:
     return bool(gain.mean() > errors * gain.std() / len(gain) ** 0.5)
 
 
+def flattery(asked_of_choices: float, asked_of_chosen: float) -> float:
+    """How many times too sharp rows make the candidate that they choose; at least 1, since a choice makes nobody modest.
+
+    Rows that choose among candidates flatter the one they choose, and so the temperature that they calibrate it with is
+    too low: near chance by a factor of two and more (docs/probes.md). What nested predictions ask for shows it, beside
+    what those of one candidate ask for: models of fewer rows are to be believed less, which is no flattery.
+
+    Args:
+        asked_of_choices: Temperature asked for by rows whose candidate and calibration the other folds chose.
+        asked_of_chosen: The same when the candidate is the one that all rows chose.
+    """
+    return max(1.0, asked_of_choices / asked_of_chosen)
+
+
+def flattery_inside(
+    say: Callable[[np.ndarray], np.ndarray], answers: np.ndarray, folds: np.ndarray, shares: np.ndarray
+) -> float:
+    """``flattery`` as far as some rows know it by themselves, one of their folds after another a stranger to the choice.
+
+    Less than all of it, since models that predict the rows which choose have met the stranger's labels.
+
+    Args:
+        say: Chooses and calibrates by the rows marked in (n,) bool, and gives (n, K) logits of all rows.
+        answers: (n,).
+        folds: (n,).
+        shares: (n, K) probabilities of classes that the rows' models never saw.
+    """
+    said = np.empty(shares.shape)
+    for f in np.unique(folds):
+        held = folds == f
+        said[held] = say(~held)[held]
+    return max(1.0, float(seen_temperature(said[None], answers, shares)[0]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """The candidate that out-of-fold log-loss chose, and what the choice is worth on rows that took no part in it.
 
     Attributes:
         chosen: Index of the candidate, over all labelled rows.
-        calibration: Of the chosen candidate, on predictions out of fold.
+        calibration: Of the chosen candidate, on predictions out of fold, softened by their ``flattery``.
         temperatures: (C,).
         losses: (C,) calibrated log-loss of every candidate: the scores that chose, so too good for the chosen one.
         honest: (n, K) calibrated logits; each fold's candidate and calibration were chosen by the other folds alone.
@@ -108,20 +142,52 @@ def choose(
     """Choose among candidates by calibrated out-of-fold log-loss, nested; without ``stronger``, the lowest."""
     kin = stronger or [()] * len(fits.outer)
     losses = row_losses(fits, answers, folds)
-    honest = np.empty(fits.outer.shape[1:])
+    own = fits.shares[folds, np.arange(len(folds))]
+    honest = np.empty(own.shape)
     by_fold = []
     for f in range(int(folds.max()) + 1):
         seen, held = folds != f, folds == f
+        inside = fits.inner[f][:, seen], losses.inner[f][:, seen], answers[seen], folds[seen], fits.shares[f, seen]
         best = lowest(losses.inner[f][:, seen], kin)
         fitted = calibrate(fits.inner[f, best][seen].astype(np.float64), answers[seen], folds[seen])
-        honest[held] = fill(fitted.apply(fits.outer[best][held]), fits.shares[f, held])
+        softer = fitted.softened(_flattery_inside(*inside, kin))
+        honest[held] = fill(softer.apply(fits.outer[best][held]), own[held])
         by_fold.append(best)
     chosen = lowest(losses.outer, kin)
+    calibration = calibrate(fits.outer[chosen].astype(np.float64), answers, folds)
+    asked = (_asked(fits, answers, folds, choices) for choices in (by_fold, [chosen] * len(by_fold)))
     return Choice(
         chosen=chosen,
-        calibration=calibrate(fits.outer[chosen].astype(np.float64), answers, folds),
+        calibration=calibration.softened(flattery(*asked)),
         temperatures=losses.temperatures,
         losses=losses.outer.mean(1),
         honest=honest,
         by_fold=tuple(by_fold),
     )
+
+
+def _asked(fits: CrossFit, answers: np.ndarray, folds: np.ndarray, choices: Sequence[int]) -> float:
+    """The temperature that rows ask for when each fold's candidate is calibrated by the others."""
+    said = np.empty(fits.outer.shape[1:])
+    for f, choice in enumerate(choices):
+        seen, held = folds != f, folds == f
+        inner = fits.inner[f, [choice]][:, seen]
+        said[held] = fits.outer[choice][held] / seen_temperature(inner, answers[seen], fits.shares[f, seen])[0]
+    return float(seen_temperature(said[None], answers, fits.shares[folds, np.arange(len(folds))])[0])
+
+
+def _flattery_inside(
+    logits: np.ndarray,
+    losses: np.ndarray,
+    answers: np.ndarray,
+    folds: np.ndarray,
+    shares: np.ndarray,
+    kin: Sequence[Sequence[int]],
+) -> float:
+    """``flattery_inside`` of the candidate that losses (C, n) choose, from logits (C, n, K)."""
+
+    def say(rows: np.ndarray) -> np.ndarray:
+        said = logits[lowest(losses[:, rows], kin)]
+        return np.asarray(said / seen_temperature(said[None, rows], answers[rows], shares[rows])[0])
+
+    return flattery_inside(say, answers, folds, shares)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -11,29 +11,22 @@ import torch
 from probekd.config import ProbeConfig
 from probekd.errors import DataError
 from probekd.metrics import expected_calibration_error
-from probekd.probes.calibrate import calibrate, gold_losses, one_temperature, sharpness
+from probekd.probes.calibrate import gold_losses, one_temperature, sharpness
 from probekd.probes.choose import wins
-from probekd.probes.combine import pool_weights, pooled, stack_losses
 from probekd.probes.crossfit import fit_folds, unseen_by
 from probekd.probes.estimator import softmax_rows
 from probekd.probes.families import Fit
 from probekd.probes.folds import assign_folds
 from probekd.probes.outputs import PRIOR, raw_logits, readout_names
+from probekd.probes.pick import SIGNAL, Picked, Picker, inside, whole
 from probekd.probes.probe import Probe
 from probekd.probes.reader import Candidate, Reader
-from probekd.probes.trials import Member, Trials, plan, run_trials
-from probekd.probes.unseen import fill, mean_of_models, seen_temperature
+from probekd.probes.trials import Trials, plan, run_trials
+from probekd.probes.unseen import fill, mean_of_models
 from probekd.progress import Progress, Silent, working
 from probekd.states import States
 from probekd.targets import SoftTargets, cross_fitted_targets, labelled_logits
 from probekd.tasks.base import Example, Task
-
-# Standard errors by which a stack must beat its best reader.
-STACK_LEAD = 1.5
-# ... and by which a reader must beat an even guess among the options, or it is neither stacked nor sharpened.
-SIGNAL = 2.0
-# A member of a stack with less weight is left out; weights are in units where a reader alone would have about one.
-LEAST_WEIGHT = 1e-3
 
 
 def presence(examples: Sequence[Example], width: int) -> np.ndarray:
@@ -126,20 +119,16 @@ class CrossFitted:
 
     def choose(self, config: ProbeConfig) -> Probe:
         """The probe that a config's families, windows and ``stack`` choose; each must be among those cross-fitted."""
-        first = self.trials[0]
         admitted = [
             i
-            for i, r in enumerate(first.plan.readers)
+            for i, r in enumerate(self.trials[0].plan.readers)
             if r.family in config.families and r.window in (1, *config.windows)
         ]
-        outside = [_choose_nested(t, admitted, config) for t in self.trials]
-        losses = np.mean([t.losses.outer for t in self.trials], axis=0)
-        members = _members(first, losses, admitted, config)
-        said = {m: mean_of_models(np.stack([t.outer(m) for t in self.trials])) for m in members}
-        shares = first.shares[first.folds, np.arange(len(first.folds))]
-        picked = _stack_or_single(said, first.answers, first.folds, shares)
-        logits = picked.pool(said, shares)
-        calibration = calibrate(logits, first.answers, first.folds)
+        pickers = [Picker(trials=t, admitted=admitted, config=config) for t in self.trials]
+        outside = [_choose_nested(picker, picker.trials) for picker in pickers]
+        level = whole(self.trials)
+        picked, calibration = pickers[0].fit(level)
+        logits = level.pooled(picked)
         return Probe(
             task_kind=self.task_kind,
             readers=picked.readers,
@@ -149,17 +138,18 @@ class CrossFitted:
             fits=tuple(self._models(reader, config) for reader in picked.readers),
             calibration=calibration,
             sharpness=self._sharpness(picked),
+            flattery=float(np.mean([p.flattery() for p in pickers])),
             teacher=self.states.teacher,
             ids=self.ids,
             answers=self.answers,
             folds=self.deals[0],
             honest=np.mean([o.honest for o in outside], axis=0),
-            uncalibrated=fill(logits, shares, calibration.temperature),
+            uncalibrated=fill(logits, level.shares, calibration.temperature),
             fold_readers=tuple(readers for o in outside for readers in o.readers),
-            candidates=tuple(self._candidates(losses, admitted)),
+            candidates=tuple(self._candidates(level.losses, admitted)),
         )
 
-    def _sharpness(self, picked: _Picked) -> float:
+    def _sharpness(self, picked: Picked) -> float:
         """See ``calibrate.sharpness``; the models are those that left two folds out, which rows of either never met.
 
         1 where their mean knows hardly more than nothing: near chance a ratio of temperatures is noise, and being surer
@@ -223,32 +213,6 @@ class CrossFitted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Picked:
-    """What was chosen: one reader of weight 1, or several members of a stack, and their own temperatures."""
-
-    weights: Mapping[Member, float]
-    temperatures: Mapping[Member, float]
-
-    @property
-    def readers(self) -> tuple[Reader, ...]:
-        return tuple(m for m in self.weights if isinstance(m, Reader))
-
-    def pool(self, said: Mapping[Member, np.ndarray], shares: np.ndarray) -> np.ndarray:
-        """(n, K) logits of the whole from (n, K) logits of each member; -inf for a class that no reader saw.
-
-        Of a class that some readers saw, a letter that is rare among options, the others say what ``shares`` gives.
-        """
-        each = [fill(said[m], shares, self.temperatures[m]) for m in self.weights]
-        total = pooled(np.array(list(self.weights.values())), np.stack(each).astype(np.float64))
-        return np.where(_seen({r: said[r] for r in self.readers}), total, -np.inf)
-
-
-def _seen(said: Mapping[Member, np.ndarray]) -> np.ndarray:
-    """(n, K) bool: options that some reader saw; the teacher's words have seen nothing, and rank them all."""
-    return np.asarray(np.any([np.isfinite(z) for m, z in said.items() if isinstance(m, Reader)], axis=0))
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Outside:
     """What one repeat's nested choice gave: (m, K) calibrated logits, and the readers of each fold."""
 
@@ -256,71 +220,18 @@ class _Outside:
     readers: tuple[tuple[Reader, ...], ...]
 
 
-def _choose_nested(trials: Trials, admitted: Sequence[int], config: ProbeConfig) -> _Outside:
+def _choose_nested(picker: Picker, trials: Trials) -> _Outside:
     """Choose for each fold by the others alone, and predict it."""
-    answers, folds, shares = trials.answers, trials.folds, trials.shares
-    honest = np.empty(trials.outer(trials.plan.readers[0]).shape)
+    folds, own = trials.folds, trials.shares[trials.folds, np.arange(len(trials.folds))]
+    honest = np.empty(own.shape)
     readers = []
     for f in range(int(folds.max()) + 1):
-        seen, held = folds != f, folds == f
-        members = {
-            m: trials.predictions(m) for m in _members(trials, trials.losses.inner[f][:, seen], admitted, config)
-        }
-        inside = {m: p.inner[f, 0][seen] for m, p in members.items()}
-        picked = _stack_or_single(inside, answers[seen], folds[seen], shares[f, seen])
-        fitted = calibrate(picked.pool(inside, shares[f, seen]), answers[seen], folds[seen])
-        outside = picked.pool({m: p.outer[0][held] for m, p in members.items()}, shares[f, held])
-        honest[held] = fill(fitted.apply(outside), shares[f, held])
+        held, level = folds == f, inside(trials, f)
+        picked, calibration = picker.fit(level)
+        outside = picked.pool({m: trials.outer(m)[held] for m in picked.weights}, own[held])
+        honest[held] = fill(calibration.softened(picker.flattery_inside(level)).apply(outside), own[held])
         readers.append(picked.readers)
     return _Outside(honest=honest, readers=tuple(readers))
-
-
-def _members(trials: Trials, losses: np.ndarray, admitted: Sequence[int], config: ProbeConfig) -> tuple[Member, ...]:
-    """The best reader, and what it may be stacked with: the best of each layout and position, and the teacher's words."""
-    readers = trials.plan.readers
-    best = readers[trials.best(losses, admitted)]
-    if not config.stack:
-        return (best,)
-    groups: dict[tuple[str, str], list[int]] = {}
-    for number in admitted:
-        groups.setdefault((readers[number].layout, readers[number].position), []).append(number)
-    rest = (readers[trials.best(losses, group)] for group in groups.values())
-    return tuple(dict.fromkeys((best, *rest, *trials.words)))
-
-
-def _stack_or_single(
-    said: Mapping[Member, np.ndarray], answers: np.ndarray, folds: np.ndarray, shares: np.ndarray
-) -> _Picked:
-    """The first member, or the stack of all when its cross-validated log-loss is clearly lower.
-
-    Where the best reader knows hardly more than nothing there is nothing to add up, and weights are noise.
-
-    Args:
-        said: (n, K) out-of-fold logits of the best reader, then of what it may be stacked with.
-        answers: (n,).
-        folds: (n,).
-        shares: (n, K) probabilities of classes that the rows' models never saw.
-    """
-    members = tuple(said)
-    best = members[0]
-    temperatures = {m: float(seen_temperature(said[m][None], answers, shares)[0]) for m in members}
-    single = _Picked(weights={best: 1.0}, temperatures=temperatures)
-    seen = _seen(said)
-    # Who saw nothing of a row's class has no say in whether others did better.
-    rows = seen[np.arange(len(answers)), answers]
-    if len(members) == 1 or not rows.any():
-        return single
-    each = np.stack([np.where(seen, fill(said[m] / temperatures[m], shares), -np.inf) for m in members])
-    each, answers, folds = each[:, rows].astype(np.float64), answers[rows], folds[rows]
-    alone = stack_losses(each[:1], answers, folds)
-    knowing_nothing = np.log(np.isfinite(each[0]).sum(1))
-    if not wins(alone, knowing_nothing, errors=SIGNAL):
-        return single
-    if not wins(stack_losses(each, answers, folds), alone, errors=STACK_LEAD):
-        return single
-    weights = dict(zip(members, pool_weights(each, answers), strict=True))
-    kept = {m: float(w / temperatures[m]) for m, w in weights.items() if w > LEAST_WEIGHT or m == best}
-    return _Picked(weights=kept, temperatures=temperatures)
 
 
 def soft_labels(probe: Probe, states: States) -> SoftTargets:

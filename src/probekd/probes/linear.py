@@ -55,9 +55,10 @@ class LinearMap:
 def linear_map(probe: Probe) -> LinearMap:
     """The calibrated mean of the fold models of a probe that is one linear reader of one depth.
 
-    Its scores are ``Probe.logits``, with two exceptions. What a class that no labelled row has gets there depends on the
-    rest of a row; here it has no chance. And where options share a scorer there is one temperature, not one for each
-    place in the row.
+    Its scores are ``Probe.logits``, with three exceptions. What a class that no labelled row has gets there depends on
+    the rest of a row; here it has no chance. Where options share a scorer there is one temperature, not one for each
+    place in the row. And no linear map has
+    a lapse: here is the temperature that fits best by itself.
     """
     ((fit,),) = (tuple(fits.values()) for fits in probe.fits)
     assert isinstance(fit, LinearFit) and not probe.words, "not one linear reader"
@@ -66,10 +67,12 @@ def linear_map(probe: Probe) -> LinearMap:
     weight = torch.where(seen[:, None, :], fit.weight, 0).double().sum(0) / models
     bias = torch.where(seen, fit.bias, 0).double().sum(0) / models
     calibration = probe.calibration
-    if probe.reader.position != "answer" and calibration.kind != "temperature":
+    of_places = probe.reader.position != "answer" and calibration.kind == "vector scaling"
+    if calibration.lapse or of_places:
         calibration = one_temperature(probe.uncalibrated, probe.scored_answers)
     outputs = len(bias)
-    scale = probe.sharpness * probe.weights[0] * calibration.scale[:outputs]
-    shift = probe.sharpness * calibration.shift[:outputs]
+    sharper = probe.sharpness / probe.flattery
+    scale = sharper * probe.weights[0] * calibration.scale[:outputs]
+    shift = sharper * calibration.shift[:outputs]
     never = torch.where(seen.any(0), 0.0, NEVER).numpy()
     return LinearMap(weight=weight.numpy() * scale, bias=bias.numpy() * scale + shift + never)

@@ -108,6 +108,7 @@ class OutputReadout:
             "prior": self.prior.tolist(),
             "scale": self.calibration.scale.tolist(),
             "shift": self.calibration.shift.tolist(),
+            "lapse": self.calibration.lapse,
             "answers": self.answers.tolist(),
             "folds": self.folds.tolist(),
             "honest": [row[np.isfinite(row)].tolist() for row in self.honest],
@@ -117,9 +118,11 @@ class OutputReadout:
     def from_json(cls, value: dict[str, Any]) -> OutputReadout:
         """What ``to_json`` gave."""
         honest = _pad(value["honest"], len(value["prior"]))
-        rest = {k: v for k, v in value.items() if k not in ("scale", "shift")}
+        rest = {k: v for k, v in value.items() if k not in ("scale", "shift", "lapse")}
         arrays = {
-            "calibration": Calibration(scale=np.array(value["scale"]), shift=np.array(value["shift"])),
+            "calibration": Calibration(
+                scale=np.array(value["scale"]), shift=np.array(value["shift"]), lapse=value["lapse"]
+            ),
             "matrix": None if value["matrix"] is None else np.array(value["matrix"]),
             "prior": np.array(value["prior"]),
             "answers": np.array(value["answers"]),

@@ -23,7 +23,7 @@ from probekd.probes.unseen import class_counts, fill, mean_of_models, unseen_sha
 from probekd.states import States
 from probekd.targets import softmax
 
-FORMAT = 3
+FORMAT = 4
 # Rows read at a time, so that a pool of any length needs the memory of this many.
 ROWS_AT_ONCE = 16384
 
@@ -40,8 +40,9 @@ class Probe:
             what ``unseen_shares`` gives; where no reader saw it, the whole says so once calibrated.
         words: Weights of the raw logits of output readouts, by name: a stack may listen to the teacher's words too.
         fits: For each reader the fold models of each of its depths.
-        calibration: Fitted on out-of-fold logits.
-        sharpness: What the calibrated mean of the fold models is multiplied by (``calibrate.sharpness``).
+        calibration: Fitted on out-of-fold logits, of the rows that chose the readers.
+        sharpness: What the mean of the fold models is multiplied by as it is calibrated (``calibrate.sharpness``).
+        flattery: What it is divided by, because the rows that chose flatter what they chose (``choose.flattery``).
         teacher: Fingerprint and size of the teacher whose states it reads.
         ids: Labelled rows.
         answers: (n,) their gold indices.
@@ -62,6 +63,7 @@ class Probe:
     fits: tuple[Mapping[int, Fit], ...]
     calibration: Calibration
     sharpness: float
+    flattery: float
     teacher: Mapping[str, Any]
     ids: tuple[str, ...]
     answers: np.ndarray
@@ -140,7 +142,9 @@ class Probe:
         for name, weight in self.words.items():
             raw = raw_logits(states, name, ids, counts, total.shape[1])
             total += weight * np.where(np.isfinite(raw), raw, 0.0)
-        calibrated = fill(self.sharpness * self.calibration.apply(np.where(seen, total, -np.inf)), shares)
+        calibrated = fill(
+            self.calibration.softened(self.flattery / self.sharpness).apply(np.where(seen, total, -np.inf)), shares
+        )
         return [row[:k] for row, k in zip(calibrated, counts, strict=True)]
 
     @property
@@ -205,7 +209,9 @@ class Probe:
                 "readers": self.describe(),
                 "words": dict(self.words),
                 "calibration": self.calibration.kind,
+                "lapse": self.calibration.lapse,
                 "sharpness": self.sharpness,
+                "flattery": self.flattery,
                 "fold_readers": [[vars(r) for r in readers] for readers in self.fold_readers],
                 "depths": self.teacher["blocks"],
                 "folds": int(self.folds.max()) + 1,
@@ -249,9 +255,12 @@ class Probe:
             words=meta["words"],
             fits=tuple(fits),
             calibration=Calibration(
-                scale=arrays["calibration.scale"].numpy(), shift=arrays["calibration.shift"].numpy()
+                scale=arrays["calibration.scale"].numpy(),
+                shift=arrays["calibration.shift"].numpy(),
+                lapse=meta["lapse"],
             ),
             sharpness=meta["sharpness"],
+            flattery=meta["flattery"],
             teacher=meta["teacher"],
             ids=tuple(meta["ids"]),
             fold_readers=tuple(tuple(Reader(**r) for r in chosen) for chosen in meta["fold_readers"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,7 +84,8 @@ def cut_student(
     if head == "fresh":
         tensors = _fresh(network.config.get_text_config().hidden_size, outputs, seed)
     else:
-        fitted = _fit(view, reader, task, probe_config, seed, biased=not classifier)
+        alone = refitted(view, reader, task, probe_config, seed, probe.flattery)
+        fitted = _head(alone, view, reader, biased=not classifier)
         tensors = _tensors(fitted, biased=not classifier and not reading.shared)
     put_head(network, tensors)
     tokenizer = load_tokenizer(model, config)
@@ -185,8 +186,8 @@ class View(States):
             return np.asarray(self.norm(torch.from_numpy(found)).numpy())
 
 
-def refitted(view: States, reader: Reader, task: Task, config: ProbeConfig, seed: int) -> Probe:
-    """A probe that is this reader alone, fitted to the labelled rows and calibrated."""
+def refitted(view: States, reader: Reader, task: Task, config: ProbeConfig, seed: int, flattery: float) -> Probe:
+    """A probe that is this reader alone, fitted to the labelled rows and calibrated, softened as what chose it was."""
     alone: dict[str, Any] = {
         "positions": (reader.position,),
         "depths": (reader.depth,),
@@ -195,11 +196,10 @@ def refitted(view: States, reader: Reader, task: Task, config: ProbeConfig, seed
         "windows": (),
         "stack": False,
     }
-    return fit_probes(view, task, config=config.model_copy(update=alone), seed=seed)
+    return replace(fit_probes(view, task, config=config.model_copy(update=alone), seed=seed), flattery=flattery)
 
 
-def _fit(view: View, reader: Reader, task: Task, config: ProbeConfig, seed: int, *, biased: bool) -> LinearMap:
-    probe = refitted(view, reader, task, config, seed)
+def _head(probe: Probe, view: View, reader: Reader, *, biased: bool) -> LinearMap:
     found = linear_map(probe)
     if biased or reader.position != "answer":
         return found
