@@ -282,17 +282,10 @@ class FoldModels:
         return self.known[candidate]
 
 
-def outside(fits: CrossFit, choice: Choice, folds: np.ndarray, read_fresh: Callable[[int], np.ndarray]) -> np.ndarray:
-    """Fresh rows (F, n, 4) as the makers of the honest predictions read them: a fold's own model, choice, calibration.
-
-    The calibration, a scale and a shift for each option, is read off the honest predictions themselves.
-    """
-    said = []
-    for f, best in enumerate(choice.by_fold):
-        raw, calibrated, fresh = fits.outer[best][folds == f], choice.honest[folds == f], read_fresh(best)[f]
-        lines = [np.polyfit(raw[:, k].astype(np.float64), calibrated[:, k], 1) for k in range(OPTIONS)]
-        said.append(np.stack([np.polyval(line, fresh[:, k]) for k, line in enumerate(lines)], axis=1))
-    return np.stack(said)
+def outside(choice: Choice, read_fresh: Callable[[int], np.ndarray]) -> np.ndarray:
+    """Fresh rows (F, n, 4) as the makers of the honest predictions read them: a fold's own model, choice, calibration."""
+    each = zip(choice.by_fold, choice.fold_calibrations, strict=True)
+    return np.stack([calibration.apply(read_fresh(best)[f]) for f, (best, calibration) in enumerate(each)])
 
 
 def hit_rate(logits: np.ndarray, answers: np.ndarray) -> float:
@@ -310,7 +303,7 @@ def one_optimism(seed: int, *, world: World, n: int) -> dict[str, float]:
     fits = cross_fitted(states, answers, folds)
     choice = choose(fits, answers, folds, kin(len(states)))
     models = FoldModels(states, fresh, answers, folds)
-    honest = outside(fits, choice, folds, models)
+    honest = outside(choice, models)
     best_hits = int((fits.outer.argmax(-1) == answers).mean(1).argmax())
     truth = hit_rate(honest, fresh_answers)
     return {
@@ -386,7 +379,7 @@ def one_gate(seed: int, *, n: int) -> EndToEnd:
     ):
         choice = choose(fits, answers, folds, kin(depths) or None)
         honest.append(choice.honest)
-        elsewhere.append(outside(fits, choice, folds, reads))
+        elsewhere.append(outside(choice, reads))
     verdict, _, comparisons = weigh(honest, answers, seed, folds=FOLDS)
     true = {
         "accuracy": hit_rate(elsewhere[0], fresh_answers) - hit_rate(elsewhere[1], fresh_answers),

@@ -11,6 +11,7 @@ import pytest
 import simulations
 from simulations import World
 
+from probekd.probes.calibrate import Calibration
 from probekd.probes.choose import Choice, choose
 
 RUNS = 10
@@ -20,7 +21,14 @@ def naive(*arguments: object) -> Choice:
     """What is chosen by all rows, reported on the same rows."""
     choice = choose(*arguments)  # type: ignore[arg-type]
     fits = arguments[0]
-    return replace(choice, honest=fits.outer[choice.chosen], by_fold=(choice.chosen,) * len(choice.by_fold))  # type: ignore[attr-defined]
+    count = len(choice.by_fold)
+    plain = Calibration(scale=np.ones(4), shift=np.zeros(4))
+    return replace(
+        choice,
+        honest=fits.outer[choice.chosen],  # type: ignore[attr-defined]
+        by_fold=(choice.chosen,) * count,
+        fold_calibrations=(plain,) * count,
+    )
 
 
 @pytest.mark.slow
@@ -46,7 +54,7 @@ def test_fresh_rows_are_read_by_the_makers_of_the_honest_predictions() -> None:
     fits = simulations.cross_fitted(states, answers, folds)
     choice = choose(fits, answers, folds, simulations.kin(2))
     models = simulations.FoldModels(states, states, answers, folds)
-    again = simulations.outside(fits, choice, folds, models)
+    again = simulations.outside(choice, models)
     # On the labelled rows themselves, each fold's models say of their own fold what was reported.
     own = again[folds, np.arange(60)]
     assert own == pytest.approx(choice.honest, abs=0.02)

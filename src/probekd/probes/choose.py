@@ -126,6 +126,7 @@ class Choice:
         losses: (C,) calibrated log-loss of every candidate: the scores that chose, so too good for the chosen one.
         honest: (n, K) calibrated logits; each fold's candidate and calibration were chosen by the other folds alone.
         by_fold: Candidate chosen for each outer fold.
+        fold_calibrations: What it is calibrated by.
     """
 
     chosen: int
@@ -134,6 +135,7 @@ class Choice:
     losses: np.ndarray
     honest: np.ndarray
     by_fold: tuple[int, ...]
+    fold_calibrations: tuple[Calibration, ...]
 
 
 def choose(
@@ -144,14 +146,14 @@ def choose(
     losses = row_losses(fits, answers, folds)
     own = fits.shares[folds, np.arange(len(folds))]
     honest = np.empty(own.shape)
-    by_fold = []
+    by_fold, calibrations = [], []
     for f in range(int(folds.max()) + 1):
         seen, held = folds != f, folds == f
         inside = fits.inner[f][:, seen], losses.inner[f][:, seen], answers[seen], folds[seen], fits.shares[f, seen]
         best = lowest(losses.inner[f][:, seen], kin)
         fitted = calibrate(fits.inner[f, best][seen].astype(np.float64), answers[seen], folds[seen])
-        softer = fitted.softened(_flattery_inside(*inside, kin))
-        honest[held] = fill(softer.apply(fits.outer[best][held]), own[held])
+        calibrations.append(fitted.softened(_flattery_inside(*inside, kin)))
+        honest[held] = fill(calibrations[f].apply(fits.outer[best][held]), own[held])
         by_fold.append(best)
     chosen = lowest(losses.outer, kin)
     calibration = calibrate(fits.outer[chosen].astype(np.float64), answers, folds)
@@ -163,6 +165,7 @@ def choose(
         losses=losses.outer.mean(1),
         honest=honest,
         by_fold=tuple(by_fold),
+        fold_calibrations=tuple(calibrations),
     )
 
 

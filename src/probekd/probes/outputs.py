@@ -226,13 +226,15 @@ def _choose_uncalibrated(fits: CrossFit, answers: np.ndarray, folds: np.ndarray)
     losses = gold_losses(fits.outer, answers)
     by_fold = tuple(int(losses[:, folds != f].mean(1).argmin()) for f in range(int(folds.max()) + 1))
     width = fits.outer.shape[-1]
+    none = Calibration(scale=np.ones(width), shift=np.zeros(width))
     return Choice(
         chosen=int(losses.mean(1).argmin()),
-        calibration=Calibration(scale=np.ones(width), shift=np.zeros(width)),
+        calibration=none,
         temperatures=np.ones(len(losses)),
         losses=losses.mean(1),
         honest=fits.outer[np.array(by_fold)[folds], np.arange(len(answers))].astype(np.float64),
         by_fold=by_fold,
+        fold_calibrations=(none,) * len(by_fold),
     )
 
 
