@@ -62,7 +62,7 @@ def one_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for room in ("choose", "pick"):
         monkeypatch.setattr(
-            f"probekd.probes.{room}.calibrate", lambda z, answers, _: calibrate.one_temperature(z, answers)
+            f"probekd.probes.{room}.calibrate", lambda z, answers, *_, **__: calibrate.one_temperature(z, answers)
         )
 
 

@@ -213,7 +213,7 @@ def sharpness(each: np.ndarray, together: np.ndarray, answers: np.ndarray) -> fl
     return float(np.clip(ratio, 1, SHARPEST))
 
 
-def calibrate(logits: np.ndarray, answers: np.ndarray, folds: np.ndarray) -> Calibration:
+def calibrate(logits: np.ndarray, answers: np.ndarray, folds: np.ndarray, *, vector: bool = True) -> Calibration:
     """A temperature and a lapse, or vector scaling where it wins by a standard error on folds that neither was fitted to.
 
     Args:
@@ -221,20 +221,22 @@ def calibrate(logits: np.ndarray, answers: np.ndarray, folds: np.ndarray) -> Cal
             Rows whose gold one was never seen have no say. Where some rows lack an answer of others there is no vector.
         answers: (n,).
         folds: (n,) any fold numbers.
+        vector: Whether vector scaling may be. A hundred rows of multiple choice seem to favour a place at times, which
+            costs the rows to come as much as a probe gains elsewhere.
     """
     seen = np.isfinite(logits[np.arange(len(answers)), answers])
     if not seen.any():
         return Calibration(scale=np.ones(logits.shape[1]), shift=np.zeros(logits.shape[1]))
     logits, answers, folds = logits[seen], answers[seen], folds[seen]
-    if not np.isfinite(logits[:, np.unique(answers)]).all():
+    if not vector or not np.isfinite(logits[:, np.unique(answers)]).all():
         return lapsing(logits, answers)
     gain = np.empty(len(answers))
     for g in np.unique(folds):
         rest, held = folds != g, folds == g
-        plain, vector = (
+        plain, scaled = (
             gold_losses(fit(logits[rest], answers[rest]).apply(logits[held]), answers[held])
             for fit in (lapsing, vector_scaling)
         )
-        gain[held] = plain - vector
+        gain[held] = plain - scaled
     wins = gain.mean() > gain.std() / len(gain) ** 0.5
     return (vector_scaling if wins else lapsing)(logits, answers)

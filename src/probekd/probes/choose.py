@@ -11,6 +11,9 @@ from probekd.probes.calibrate import Calibration, calibrate, gold_losses
 from probekd.probes.crossfit import CrossFit
 from probekd.probes.unseen import fill, seen_temperature
 
+# What nested predictions may ask for before the rows that choose are taken to flatter.
+LUCK = 1.5
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowLosses:
@@ -81,18 +84,17 @@ def wins(losses: np.ndarray, rival: np.ndarray, *, errors: float = 1.0) -> bool:
     return bool(gain.mean() > errors * gain.std() / len(gain) ** 0.5)
 
 
-def flattery(asked_of_choices: float, asked_of_chosen: float) -> float:
-    """How many times too sharp rows make the candidate that they choose; at least 1, since a choice makes nobody modest.
+def flattery(asked: float) -> float:
+    """How many times too sharp rows make the candidate that they choose, from the temperature that nested predictions ask for.
 
     Rows that choose among candidates flatter the one they choose, and so the temperature that they calibrate it with is
-    too low: near chance by a factor of two and more (docs/probes.md). What nested predictions ask for shows it, beside
-    what those of one candidate ask for: models of fewer rows are to be believed less, which is no flattery.
+    too low: near chance by a factor of two and more (docs/probes.md). At least 1; and what is less than ``LUCK`` times is
+    not corrected, since nested predictions were also chosen by fewer rows, and less well.
 
     Args:
-        asked_of_choices: Temperature asked for by rows whose candidate and calibration the other folds chose.
-        asked_of_chosen: The same when the candidate is the one that all rows chose.
+        asked: Temperature that rows ask for whose candidate and calibration the other folds chose.
     """
-    return max(1.0, asked_of_choices / asked_of_chosen)
+    return max(1.0, asked / LUCK)
 
 
 def flattery_inside(
@@ -112,7 +114,7 @@ def flattery_inside(
     for f in np.unique(folds):
         held = folds == f
         said[held] = say(~held)[held]
-    return max(1.0, float(seen_temperature(said[None], answers, shares)[0]))
+    return flattery(float(seen_temperature(said[None], answers, shares)[0]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,10 +159,9 @@ def choose(
         by_fold.append(best)
     chosen = lowest(losses.outer, kin)
     calibration = calibrate(fits.outer[chosen].astype(np.float64), answers, folds)
-    asked = (_asked(fits, answers, folds, choices) for choices in (by_fold, [chosen] * len(by_fold)))
     return Choice(
         chosen=chosen,
-        calibration=calibration.softened(flattery(*asked)),
+        calibration=calibration.softened(flattery(_asked(fits, answers, folds, by_fold))),
         temperatures=losses.temperatures,
         losses=losses.outer.mean(1),
         honest=honest,

@@ -124,7 +124,8 @@ class CrossFitted:
             for i, r in enumerate(self.trials[0].plan.readers)
             if r.family in config.families and r.window in (1, *config.windows)
         ]
-        pickers = [Picker(trials=t, admitted=admitted, config=config) for t in self.trials]
+        classes = self.task_kind == "classification"
+        pickers = [Picker(trials=t, admitted=admitted, config=config, classes=classes) for t in self.trials]
         outside = [_choose_nested(picker, picker.trials) for picker in pickers]
         level = whole(self.trials)
         picked, calibration = pickers[0].fit(level)

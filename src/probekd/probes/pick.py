@@ -111,11 +111,13 @@ class Picker:
         trials: Says the plan and the output readouts.
         admitted: Numbers of the readers that may be picked.
         config: Whether to stack.
+        classes: Whether an answer is the same thing in every row, and not a place among a row's own options.
     """
 
     trials: Trials
     admitted: Sequence[int]
     config: ProbeConfig
+    classes: bool
 
     def pick(self, level: Level) -> Picked:
         """The best reader, or a stack, by the rows of a level."""
@@ -125,24 +127,19 @@ class Picker:
     def fit(self, level: Level) -> tuple[Picked, Calibration]:
         """What the rows of a level pick, and its calibration by them."""
         picked = self.pick(level)
-        return picked, calibrate(level.pooled(picked), level.answers, level.folds)
+        return picked, calibrate(level.pooled(picked), level.answers, level.folds, vector=self.classes)
 
     def flattery(self) -> float:
         """See ``choose.flattery``."""
-        chosen = self.pick(whole((self.trials,)))
-        return flattery(self._asked(self.pick), self._asked(lambda _: chosen))
-
-    def _asked(self, pick: Callable[[Level], Picked]) -> float:
-        """The temperature that rows ask for when what is picked for a fold is calibrated by the others."""
         trials = self.trials
         own = trials.shares[trials.folds, np.arange(len(trials.folds))]
         said = np.empty(own.shape)
         for f in range(int(trials.folds.max()) + 1):
             held, level = trials.folds == f, inside(trials, f)
-            picked = pick(level)
+            picked = self.pick(level)
             temperature = seen_temperature(level.pooled(picked)[None], level.answers, level.shares)[0]
             said[held] = picked.pool({m: trials.outer(m)[held] for m in picked.weights}, own[held]) / temperature
-        return float(seen_temperature(said[None], trials.answers, own)[0])
+        return flattery(float(seen_temperature(said[None], trials.answers, own)[0]))
 
     def flattery_inside(self, level: Level) -> float:
         """See ``choose.flattery_inside``."""
