@@ -20,7 +20,7 @@ FIRST_LAPSE = 0.05
 # Few rows that are all right say nothing of how sharp a mean may be; 1.0 to 1.2 was seen on real states.
 SHARPEST = 2.0
 # Rows that a calibration is fitted to beside the given ones, like them and with every option as often the right one: without
-# them the temperature of logits that never err falls to its bound, and one wrong row outside costs ten nats.
+# them the temperature of logits that never err falls to its bound, and one wrong row outside costs dear.
 EVEN_ROWS = 1.0
 
 
@@ -167,9 +167,9 @@ def vector_scaling(logits: np.ndarray, answers: np.ndarray) -> Calibration:
 def lapsing(logits: np.ndarray, answers: np.ndarray) -> Calibration:
     """Calibrate (n, K) logits by a temperature and a lapse rate, which a row's options share.
 
-    Of a reader that is now and then sure and wrong, one temperature makes all else too modest: the mean confidence on
-    ARC-Easy's held-out rows was five points below their accuracy. The lapse of psychometric functions (Wichmann and
-    Hill 2001, Perception & Psychophysics 63:1293) takes the outliers on itself; where there are none it comes out near 0.
+    Of a reader that is now and then sure and wrong, one temperature makes all else too modest. The lapse of psychometric
+    functions (Wichmann and Hill 2001, Perception & Psychophysics 63:1293) takes the outliers on itself; where there are
+    none it comes out near 0.
     """
     start = one_temperature(logits, answers)
     z = torch.as_tensor(logits, dtype=torch.float64) * start.scale[0]

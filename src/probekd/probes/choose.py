@@ -88,8 +88,8 @@ def flattery(asked: float) -> float:
     """How many times too sharp rows make the candidate that they choose, from the temperature that nested predictions ask for.
 
     Rows that choose among candidates flatter the one they choose, and so the temperature that they calibrate it with is
-    too low: near chance by a factor of two and more (docs/probes.md). At least 1; and what is less than ``LUCK`` times is
-    not corrected, since nested predictions were also chosen by fewer rows, and less well.
+    far too low near chance (docs/probes.md). At least 1; and what is less than ``LUCK`` times is not corrected, since
+    nested predictions were also chosen by fewer rows, and less well.
 
     Args:
         asked: Temperature that rows ask for whose candidate and calibration the other folds chose.
