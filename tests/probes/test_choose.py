@@ -96,7 +96,7 @@ def test_the_chosen_of_many_equal_candidates_looks_too_good_and_the_honest_word_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The trial of vector scaling, which would take most of the time here, is guarded with the calibration.
-    monkeypatch.setattr("probekd.probes.choose.calibrate", lambda z, answers, _: one_temperature(z, answers))
+    monkeypatch.setattr("probekd.probes.choose.calibrate", lambda z, answers, *_, **__: one_temperature(z, answers))
     big, gold, _ = synthetic(999, candidates=1, n=100_000)
     t = fit_temperature(big, gold)
     true_nll = float(gold_losses(big / t[:, None, None], gold).mean())
@@ -222,7 +222,7 @@ def test_a_fold_is_calibrated_by_the_others_inner_predictions(monkeypatch: pytes
     fits, answers, folds = random_fits(6)
     asked = []
 
-    def vector(logits: np.ndarray, gold: np.ndarray, groups: np.ndarray) -> Calibration:
+    def vector(logits: np.ndarray, gold: np.ndarray, groups: np.ndarray, **_: bool) -> Calibration:
         asked.append((logits, gold, groups))
         return vector_scaling(logits, gold)
 

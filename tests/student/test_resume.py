@@ -244,7 +244,6 @@ print(done)
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_kill_9_at_random_moments_changes_no_weight(kinds: Task, config: StudentConfig, tmp_path: Path) -> None:
     rows = {
         split: [{"id": e.id, "question": e.question, "options": e.options, "answer": e.answer} for e in examples]

@@ -69,7 +69,7 @@ def fit_alone(features: np.ndarray, examples: Sequence[Example], folds: np.ndarr
     x = _as_states(features if features.shape[1] == 1 else features[:, :width])
     strengths = sorted(config.l2)
     fits = crossfit(x, answers, present, folds, strengths, tolerance=config.tolerance)
-    choice = choose(fits, answers[scored], folds[scored], by_strength(len(strengths)))
+    choice = choose(fits, answers[scored], folds[scored], by_strength(len(strengths)), vector=features.shape[1] == 1)
     strength = strengths[choice.chosen]
     each = unseen_by(fits.inner[:, choice.chosen], folds[scored])
     return Alone(

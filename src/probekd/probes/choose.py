@@ -84,17 +84,20 @@ def wins(losses: np.ndarray, rival: np.ndarray, *, errors: float = 1.0) -> bool:
     return bool(gain.mean() > errors * gain.std() / len(gain) ** 0.5)
 
 
-def flattery(asked: float) -> float:
-    """How many times too sharp rows make the candidate that they choose, from the temperature that nested predictions ask for.
+def flattery(said: np.ndarray, answers: np.ndarray, shares: np.ndarray) -> float:
+    """How many times too sharp rows make the candidate that they choose, by what nested predictions ask for.
 
     Rows that choose among candidates flatter the one they choose, and so the temperature that they calibrate it with is
     far too low near chance (docs/probes.md). At least 1; and what is less than ``LUCK`` times is not corrected, since
     nested predictions were also chosen by fewer rows, and less well.
 
     Args:
-        asked: Temperature that rows ask for whose candidate and calibration the other folds chose.
+        said: (n, K) logits of each fold's candidate over the temperature that the other folds, which chose it, fit to it;
+            -inf for classes that its models never saw.
+        answers: (n,).
+        shares: (n, K) probabilities of such classes.
     """
-    return max(1.0, asked / LUCK)
+    return max(1.0, float(seen_temperature(said[None], answers, shares)[0]) / LUCK)
 
 
 def flattery_inside(
@@ -114,7 +117,7 @@ def flattery_inside(
     for f in np.unique(folds):
         held = folds == f
         said[held] = say(~held)[held]
-    return flattery(float(seen_temperature(said[None], answers, shares)[0]))
+    return flattery(said, answers, shares)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,43 +144,48 @@ class Choice:
 
 
 def choose(
-    fits: CrossFit, answers: np.ndarray, folds: np.ndarray, stronger: Sequence[Sequence[int]] | None = None
+    fits: CrossFit,
+    answers: np.ndarray,
+    folds: np.ndarray,
+    stronger: Sequence[Sequence[int]] | None = None,
+    *,
+    vector: bool = True,
 ) -> Choice:
-    """Choose among candidates by calibrated out-of-fold log-loss, nested; without ``stronger``, the lowest."""
+    """Choose among candidates by calibrated out-of-fold log-loss, nested.
+
+    Args:
+        fits: Predictions of the candidates for n rows.
+        answers: (n,) gold indices.
+        folds: (n,).
+        stronger: See ``lowest``; without it the lowest is chosen.
+        vector: See ``calibrate``.
+    """
     kin = stronger or [()] * len(fits.outer)
     losses = row_losses(fits, answers, folds)
     own = fits.shares[folds, np.arange(len(folds))]
-    honest = np.empty(own.shape)
+    tempered, honest = np.empty(own.shape), np.empty(own.shape)
     by_fold, calibrations = [], []
     for f in range(int(folds.max()) + 1):
         seen, held = folds != f, folds == f
         inside = fits.inner[f][:, seen], losses.inner[f][:, seen], answers[seen], folds[seen], fits.shares[f, seen]
         best = lowest(losses.inner[f][:, seen], kin)
-        fitted = calibrate(fits.inner[f, best][seen].astype(np.float64), answers[seen], folds[seen])
+        fitted = calibrate(fits.inner[f, best][seen].astype(np.float64), answers[seen], folds[seen], vector=vector)
+        temperature = seen_temperature(fits.inner[f, [best]][:, seen], answers[seen], fits.shares[f, seen])[0]
+        tempered[held] = fits.outer[best][held] / temperature
         calibrations.append(fitted.softened(_flattery_inside(*inside, kin)))
         honest[held] = fill(calibrations[f].apply(fits.outer[best][held]), own[held])
         by_fold.append(best)
     chosen = lowest(losses.outer, kin)
-    calibration = calibrate(fits.outer[chosen].astype(np.float64), answers, folds)
+    calibration = calibrate(fits.outer[chosen].astype(np.float64), answers, folds, vector=vector)
     return Choice(
         chosen=chosen,
-        calibration=calibration.softened(flattery(_asked(fits, answers, folds, by_fold))),
+        calibration=calibration.softened(flattery(tempered, answers, own)),
         temperatures=losses.temperatures,
         losses=losses.outer.mean(1),
         honest=honest,
         by_fold=tuple(by_fold),
         fold_calibrations=tuple(calibrations),
     )
-
-
-def _asked(fits: CrossFit, answers: np.ndarray, folds: np.ndarray, choices: Sequence[int]) -> float:
-    """The temperature that rows ask for when each fold's candidate is calibrated by the others."""
-    said = np.empty(fits.outer.shape[1:])
-    for f, choice in enumerate(choices):
-        seen, held = folds != f, folds == f
-        inner = fits.inner[f, [choice]][:, seen]
-        said[held] = fits.outer[choice][held] / seen_temperature(inner, answers[seen], fits.shares[f, seen])[0]
-    return float(seen_temperature(said[None], answers, fits.shares[folds, np.arange(len(folds))])[0])
 
 
 def _flattery_inside(

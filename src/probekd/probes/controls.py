@@ -74,7 +74,8 @@ def refit(
         tolerance=config.tolerance,
         family=reader.family,
     )
-    honest = choose(fits, answers[scored], probe.folds[scored], by_strength(len(strengths))).honest
+    kin, vector = by_strength(len(strengths)), probe.task_kind == "classification"
+    honest = choose(fits, answers[scored], probe.folds[scored], kin, vector=vector).honest
     return score([softmax(row[np.isfinite(row)]) for row in honest], answers[scored].tolist())
 
 

@@ -12,7 +12,7 @@ from probekd.config import ProbeConfig
 from probekd.errors import DataError
 from probekd.metrics import expected_calibration_error
 from probekd.probes.calibrate import gold_losses, one_temperature, sharpness
-from probekd.probes.choose import wins
+from probekd.probes.choose import flattery, wins
 from probekd.probes.crossfit import fit_folds, unseen_by
 from probekd.probes.estimator import softmax_rows
 from probekd.probes.families import Fit
@@ -124,8 +124,8 @@ class CrossFitted:
             for i, r in enumerate(self.trials[0].plan.readers)
             if r.family in config.families and r.window in (1, *config.windows)
         ]
-        classes = self.task_kind == "classification"
-        pickers = [Picker(trials=t, admitted=admitted, config=config, classes=classes) for t in self.trials]
+        vector = self.task_kind == "classification"
+        pickers = [Picker(trials=t, admitted=admitted, config=config, vector=vector) for t in self.trials]
         outside = [_choose_nested(picker, picker.trials) for picker in pickers]
         level = whole(self.trials)
         picked, calibration = pickers[0].fit(level)
@@ -139,7 +139,7 @@ class CrossFitted:
             fits=tuple(self._models(reader, config) for reader in picked.readers),
             calibration=calibration,
             sharpness=self._sharpness(picked),
-            flattery=float(np.mean([p.flattery() for p in pickers])),
+            flattery=float(np.mean([o.flattery for o in outside])),
             teacher=self.states.teacher,
             ids=self.ids,
             answers=self.answers,
@@ -215,24 +215,27 @@ class CrossFitted:
 
 @dataclass(frozen=True, kw_only=True)
 class _Outside:
-    """What one repeat's nested choice gave: (m, K) calibrated logits, and the readers of each fold."""
+    """What one repeat's nested choice gave: (m, K) calibrated logits, the readers of each fold, and their ``flattery``."""
 
     honest: np.ndarray
     readers: tuple[tuple[Reader, ...], ...]
+    flattery: float
 
 
 def _choose_nested(picker: Picker, trials: Trials) -> _Outside:
     """Choose for each fold by the others alone, and predict it."""
     folds, own = trials.folds, trials.shares[trials.folds, np.arange(len(trials.folds))]
-    honest = np.empty(own.shape)
+    tempered, honest = np.empty(own.shape), np.empty(own.shape)
     readers = []
     for f in range(int(folds.max()) + 1):
         held, level = folds == f, inside(trials, f)
         picked, calibration = picker.fit(level)
         outside = picked.pool({m: trials.outer(m)[held] for m in picked.weights}, own[held])
+        tempered[held] = outside / level.temperature(picked)
         honest[held] = fill(calibration.softened(picker.flattery_inside(level)).apply(outside), own[held])
         readers.append(picked.readers)
-    return _Outside(honest=honest, readers=tuple(readers))
+    flattered = flattery(tempered, trials.answers, own)
+    return _Outside(honest=honest, readers=tuple(readers), flattery=flattered)
 
 
 def soft_labels(probe: Probe, states: States) -> SoftTargets:

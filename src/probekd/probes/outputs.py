@@ -170,7 +170,10 @@ def fit_outputs(
     answers, scored = np.array([e.answer for e in examples]), folds >= 0
     tried = _tried(states, examples, counts, answers, folds, kind, care)
     fits = concatenate([t.fits for t in tried])
-    choice = (_choose_uncalibrated if care == "raw" else choose)(fits, answers[scored], folds[scored])
+    if care == "raw":
+        choice = _choose_uncalibrated(fits, answers[scored], folds[scored])
+    else:
+        choice = choose(fits, answers[scored], folds[scored], vector=kind == "classification")
     best = tried[choice.chosen]
     scores = {
         t.name: score([softmax(row[np.isfinite(row)] / T) for row in t.fits.outer[0]], answers[scored].tolist())

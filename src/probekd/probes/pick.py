@@ -10,7 +10,7 @@ import numpy as np
 
 from probekd.config import ProbeConfig
 from probekd.probes.calibrate import Calibration, calibrate
-from probekd.probes.choose import flattery, flattery_inside, wins
+from probekd.probes.choose import flattery_inside, wins
 from probekd.probes.combine import pool_weights, pooled, stack_losses
 from probekd.probes.reader import Reader
 from probekd.probes.trials import Member, Trials
@@ -68,6 +68,10 @@ class Level:
         """(n, K) logits of what was picked; -inf for classes that no reader saw."""
         return picked.pool({m: self.said(m) for m in picked.weights}, self.shares)
 
+    def temperature(self, picked: Picked) -> float:
+        """That the rows fit to what was picked."""
+        return float(seen_temperature(self.pooled(picked)[None], self.answers, self.shares)[0])
+
     def at(self, rows: np.ndarray) -> Level:
         """The level of the rows marked in (n,) bool."""
         return Level(
@@ -111,13 +115,13 @@ class Picker:
         trials: Says the plan and the output readouts.
         admitted: Numbers of the readers that may be picked.
         config: Whether to stack.
-        classes: Whether an answer is the same thing in every row, and not a place among a row's own options.
+        vector: Whether vector scaling may be: see ``calibrate``.
     """
 
     trials: Trials
     admitted: Sequence[int]
     config: ProbeConfig
-    classes: bool
+    vector: bool
 
     def pick(self, level: Level) -> Picked:
         """The best reader, or a stack, by the rows of a level."""
@@ -127,19 +131,7 @@ class Picker:
     def fit(self, level: Level) -> tuple[Picked, Calibration]:
         """What the rows of a level pick, and its calibration by them."""
         picked = self.pick(level)
-        return picked, calibrate(level.pooled(picked), level.answers, level.folds, vector=self.classes)
-
-    def flattery(self) -> float:
-        """See ``choose.flattery``."""
-        trials = self.trials
-        own = trials.shares[trials.folds, np.arange(len(trials.folds))]
-        said = np.empty(own.shape)
-        for f in range(int(trials.folds.max()) + 1):
-            held, level = trials.folds == f, inside(trials, f)
-            picked = self.pick(level)
-            temperature = seen_temperature(level.pooled(picked)[None], level.answers, level.shares)[0]
-            said[held] = picked.pool({m: trials.outer(m)[held] for m in picked.weights}, own[held]) / temperature
-        return flattery(float(seen_temperature(said[None], trials.answers, own)[0]))
+        return picked, calibrate(level.pooled(picked), level.answers, level.folds, vector=self.vector)
 
     def flattery_inside(self, level: Level) -> float:
         """See ``choose.flattery_inside``."""
@@ -147,8 +139,7 @@ class Picker:
         def say(rows: np.ndarray) -> np.ndarray:
             rest = level.at(rows)
             picked = self.pick(rest)
-            temperature = seen_temperature(rest.pooled(picked)[None], rest.answers, rest.shares)[0]
-            return np.asarray(level.pooled(picked) / temperature)
+            return level.pooled(picked) / rest.temperature(picked)
 
         return flattery_inside(say, level.answers, level.folds, level.shares)
 
