@@ -56,8 +56,9 @@ def best_by_scipy(logits: np.ndarray, answers: np.ndarray, scale: float, even_ro
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 30.0, 1e3])
 @pytest.mark.parametrize("even_rows", [0, 1, 20])
-def test_temperature_is_the_one_that_scipy_finds(even_rows: float, scale: float, ragged: bool) -> None:
-    logits, answers = drawn(int(even_rows), scale, ragged=ragged)
+@pytest.mark.parametrize("seed", range(4))
+def test_temperature_is_the_one_that_scipy_finds(seed: int, even_rows: float, scale: float, ragged: bool) -> None:
+    logits, answers = drawn(seed, scale, ragged=ragged)
     found = float(fit_temperature(logits, answers, even_rows=even_rows))
     best = best_by_scipy(logits, answers, scale, even_rows)
     assert penalised(logits, answers, found, even_rows) <= penalised(logits, answers, best, even_rows) + 1e-8
@@ -196,7 +197,7 @@ def test_logits_that_never_err_are_calibrated_at_once(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch, "log_softmax", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
     found = calibrate(logits, answers, np.arange(60) % 5)
     assert gold_losses(found.apply(logits), (answers + 1) % 3).mean() < np.log(3 * 61) + 0.5
-    assert len(calls) < 600  # of vector scaling, and temperatures of their own
+    assert len(calls) < 200  # of vector scaling, and losses
 
 
 def test_rows_of_any_width_are_calibrated() -> None:

@@ -174,7 +174,6 @@ def test_honest_logits_of_a_fold_are_calibrated_by_the_others(ragged: tuple[Any,
     assert np.isfinite(fitted.honest).sum(1).tolist() == [len(e.options) for e in examples]
 
 
-@pytest.mark.usefixtures("one_temperature")
 def test_targets_are_honest_for_labelled_rows_and_plain_for_the_pool(
     ragged: tuple[Any, list[Example], np.ndarray],
 ) -> None:
@@ -186,15 +185,10 @@ def test_targets_are_honest_for_labelled_rows_and_plain_for_the_pool(
     assert targets.folds == (*folds.tolist(), -1, -1)
     for i, e in enumerate(examples):
         assert targets.logits[i].tolist() == fitted.honest[i][: len(e.options)].tolist()
-    np.testing.assert_allclose(
-        targets.logits[30], (np.array([0, 5, 1]) - fitted.prior[:3]) / fitted.calibration.temperature
-    )
-    np.testing.assert_allclose(
-        targets.logits[31], (np.array([1, 2, 3, 4]) - fitted.prior[:4]) / fitted.calibration.temperature
-    )
+    np.testing.assert_allclose(targets.logits[30], fitted.calibration.apply(np.array([0, 5, 1]) - fitted.prior[:3]))
+    np.testing.assert_allclose(targets.logits[31], fitted.calibration.apply(np.array([1, 2, 3, 4]) - fitted.prior[:4]))
 
 
-@pytest.mark.usefixtures("one_temperature")
 def test_the_best_likelihood_is_found(fake_states: Build) -> None:
     generator = np.random.default_rng(1)
     examples = examples_of([4] * 36, [int(a) for a in generator.integers(4, size=36)])
@@ -214,7 +208,7 @@ def test_the_best_likelihood_is_found(fake_states: Build) -> None:
     )
     fitted = fit_outputs(states, examples, np.arange(36) % FOLDS, kind="multiple_choice")
     assert (fitted.name, fitted.layout) == ("option_likelihood, per token", "branched")
-    by_hand = values["r03"] / tokens["r03"] / fitted.calibration.temperature
+    by_hand = fitted.calibration.apply(values["r03"] / tokens["r03"])
     np.testing.assert_allclose(fitted.logits(states, ["r03"])[0], by_hand)
 
 
