@@ -39,6 +39,12 @@ def _model_inputs(model: str, revision: str | None) -> str:
     return model_fingerprint(resolve_model(model, revision))
 
 
+def _probe_format() -> int:
+    from probekd.probes.probe import FORMAT
+
+    return FORMAT
+
+
 def _what_is_matched(config: RunConfig) -> Sequence[object]:
     """What decides which states of the pool are read to be matched, if any are."""
     return (config.student.kind, config.student.depth) if matches_states(config) else ()
@@ -72,6 +78,8 @@ STAGES: tuple[Stage, ...] = (
         "probe",
         do_probe,
         lambda run: (
+            # What an older version left is made anew, where this one could not read it.
+            _probe_format(),
             run.config.probe.model_dump_json(),
             run.config.student.max_length,
             _model_inputs(run.config.student.model, run.config.student.revision),

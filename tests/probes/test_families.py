@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probekd.probes.calibrate import gold_losses, one_temperature
+from probekd.probes.calibrate import gold_losses
 from probekd.probes.choose import choose
 from probekd.probes.crossfit import crossfit
 from probekd.probes.families import MLP_L2, applies, strengths_of
@@ -14,8 +14,8 @@ SMALL = ("logistic", "ridge", "mass_mean", "mlp")
 @pytest.mark.parametrize(
     ("family", "kind"), [*((f, k) for f in SMALL for k in ("answer", "option")), ("low_rank", "answer")]
 )
-def test_random_labels_are_not_read_out_of_fold(family: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("probekd.probes.choose.calibrate", lambda z, answers, _: one_temperature(z, answers))
+@pytest.mark.usefixtures("one_temperature")
+def test_random_labels_are_not_read_out_of_fold(family: str, kind: str) -> None:
     draw = np.random.default_rng(5)
     n, d, k = (240, 40, 20) if family == "low_rank" else (150, 100, 3)
     states = draw.normal(size=(n, d) if kind == "answer" else (n, k, d)).astype(np.float32)

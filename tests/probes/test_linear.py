@@ -25,6 +25,14 @@ def test_a_k_way_probe_is_the_map_that_it_says_it_is(fake_states: Callable[..., 
         np.testing.assert_allclose(said, np.stack(one.logits(states, probe.ids)), atol=1e-5)
 
 
+def test_no_map_lapses_and_the_temperature_is_the_best_by_itself(fake_states: Callable[..., Any]) -> None:
+    probe, _, _ = fitted(fake_states)
+    lapsing = replace(probe, calibration=Calibration(scale=np.full(3, 9.0), shift=np.zeros(3), lapse=0.2))
+    plain = replace(probe, calibration=one_temperature(probe.uncalibrated, probe.scored_answers))
+    np.testing.assert_allclose(linear_map(lapsing).weight, linear_map(plain).weight, rtol=1e-6)
+    assert np.abs(linear_map(plain).weight - linear_map(replace(plain, sharpness=9.0)).weight).max() > 1e-3
+
+
 def test_a_class_that_one_fold_never_saw_counts_where_it_was_seen(fake_states: Callable[..., Any]) -> None:
     probe, states, _ = fitted(fake_states)
     fit = probe.fits[0][0]

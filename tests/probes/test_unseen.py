@@ -258,7 +258,8 @@ def rare_rows(n: int, d: int, classes: int, seed: int) -> tuple[np.ndarray, np.n
 @pytest.mark.parametrize("family", FAMILIES)
 def test_random_labels_with_rare_classes_are_not_read_out_of_fold(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "probekd.probes.choose.calibrate", lambda z, answers, _: calibrate(z, answers, np.arange(len(answers)) % 2)
+        "probekd.probes.choose.calibrate",
+        lambda z, answers, *_, **__: calibrate(z, answers, np.arange(len(answers)) % 2),
     )
     monkeypatch.setattr("probekd.probes.calibrate.vector_scaling", one_temperature)
     n, k = 241, 20

@@ -337,3 +337,17 @@ def test_a_setting_that_diverges_is_passed_over(tiny_study: Build, model_dir: Ca
     wild = tiny_study(students=[student], search={**search, "learning_rate": [1e38]}, name="wild", **small)
     with pytest.raises(ModelError, match=r"lower student\.learning_rate"):
         run_study(wild)
+
+
+def test_the_gate_is_told_which_rows_are_variants(tiny_study: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, told = making.judge, []
+
+    def listening(probs: Any, answers: Any, **options: Any) -> Any:
+        told.append((len(answers), options["groups"]))
+        return judge(probs, answers, **options)
+
+    monkeypatch.setattr(making, "judge", listening)
+    run_study(tiny_study(methods=["labels"], budgets=[12], seeds=[0]))
+    assert len(told) == 2  # of either task
+    for n, groups in told:
+        assert len(groups) == n and len(set(groups)) > 3
