@@ -175,6 +175,8 @@ def test_vector_scaling_is_chosen_where_a_class_is_favoured() -> None:
         logits, answers, folds = biased(seed, 300, 6.0)
         found = calibrate(logits, answers, folds)
         assert found.kind == "vector scaling"
+        unasked = calibrate(logits, answers, folds, vector=False)
+        assert unasked.kind != "vector scaling" and unasked.lapse == lapsing(logits, answers).lapse
         new, gold, _ = biased(seed + 50, 2000, 6.0)
         assert (
             gold_losses(found.apply(new), gold).mean()

@@ -76,6 +76,20 @@ def made(request: pytest.FixtureRequest, fake_states: Build, one_temperature: No
     return task, states, fit_probes(states, task, config=CONFIG)
 
 
+def test_what_the_nested_choice_predicts_is_softened_by_what_the_other_folds_know(
+    fake_states: Build, one_temperature: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_of("classification")
+    states = states_of(task, fake_states)
+    asked = iter(range(1, 100))
+    monkeypatch.setattr("probekd.probes.pick.Picker.flattery_inside", lambda self, level: 1.0)
+    plain = fit_probes(states, task, config=CONFIG)
+    monkeypatch.setattr("probekd.probes.pick.Picker.flattery_inside", lambda self, level: float(next(asked)))
+    softened = fit_probes(states, task, config=CONFIG)
+    assert set(plain.folds) == {0, 1, 2}
+    np.testing.assert_allclose(softened.honest * (plain.folds + 1)[:, None], plain.honest, rtol=1e-6)
+
+
 def only_fit(probe: Probe) -> LinearFit:
     """The fold models of a probe that reads one depth."""
     ((fit,),) = (fits.values() for fits in probe.fits)
