@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +85,7 @@ class BlockWeights:
         dtype: Type that they are computed in.
         device: Where they are computed.
         folder: Holds weights that are not in the checkpoint as the model wants them; gone when this is.
+        packed: Whether linear layers are computed in oneDNN's order (``linears.make_packable`` was told of them).
     """
 
     tensors: Mapping[str, Tensor]
@@ -92,26 +93,43 @@ class BlockWeights:
     dtype: Any
     device: str
     folder: Any
+    packed: bool
+
+    def load(self, block: Any, number: int) -> None:
+        """Bring block ``number`` (0-based) into memory."""
+        from accelerate.utils import set_module_tensor_to_device
+
+        from probekd.teacher.linears import pack
+
+        for name, _ in block.named_parameters():
+            value = self.tensors[f"{self.path}.{number}.{name}"]
+            kept = self.dtype if value.is_floating_point() else value.dtype
+            set_module_tensor_to_device(block, name, self.device, value=value.to(kept))
+        if self.packed:
+            pack(block)
+
+    def load_all(self, model: Any) -> None:
+        """Bring every block of a model into memory."""
+        for number, block in enumerate(model.get_submodule(self.path)):
+            self.load(block, number)
 
     @contextmanager
     def loaded(self, block: Any, number: int) -> Iterator[None]:
         """Have block ``number`` (0-based) in memory for the duration."""
+        import torch
         from accelerate.utils import set_module_tensor_to_device
 
-        names = [name for name, _ in block.named_parameters()]
-        for name in names:
-            value = self.tensors[f"{self.path}.{number}.{name}"]
-            kept = self.dtype if value.is_floating_point() else value.dtype
-            set_module_tensor_to_device(block, name, self.device, value=value.to(kept))
+        self.load(block, number)
         try:
             yield
         finally:
-            for name in names:
-                set_module_tensor_to_device(block, name, "meta")
+            for name, weight in list(block.named_parameters()):
+                empty = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
+                set_module_tensor_to_device(block, name, "meta", value=empty)
 
 
 def offloaded(
-    family: Any, options: Mapping[str, Any], name: str, device: str, *, encoder: bool
+    family: Any, options: Mapping[str, Any], name: str, device: str, *, encoder: bool, packed: bool
 ) -> tuple[Any, list[str], BlockWeights]:
     """Load a model without its blocks; which file has which weight is accelerate's knowledge.
 
@@ -121,15 +139,18 @@ def offloaded(
         name: Of the model, for messages.
         device: Where all but the blocks lie, and where blocks are computed.
         encoder: Whether the model is its own body.
+        packed: Whether linear layers of blocks are to be computed in oneDNN's order.
 
     Returns:
         The model, the names of weights that its checkpoint lacks, and where its blocks come from.
 
     Raises:
-        ModelError: no stack of blocks is found.
+        ModelError: no stack of blocks is found, or weights are missing.
     """
     import torch
     from accelerate.hooks import remove_hook_from_module
+
+    from probekd.teacher.linears import make_packable
 
     with torch.device("meta"):
         skeleton = family.from_config(options["config"], trust_remote_code=options["trust_remote_code"])
@@ -140,12 +161,26 @@ def offloaded(
     # Weights that Transformers converts while loading (experts in one tensor) are written here, as long as we live.
     folder = OffloadFolder(cache_dir() / "offload")
     model, report = family.from_pretrained(**options, device_map=where, offload_folder=str(folder.path))
+    refuse_lost(report["missing_keys"], name)
     hooks = (getattr(m, "_hf_hook", None) for m in model.modules())
     maps = (getattr(hook, "weights_map", None) for hook in hooks)
     index = next(m.dataset for m in maps if m is not None)
     remove_hook_from_module(model, recurse=True)
-    weights = BlockWeights(tensors=index, path=path, dtype=options["dtype"], device=device, folder=folder)
+    weights = BlockWeights(
+        tensors=index, path=path, dtype=options["dtype"], device=device, folder=folder, packed=packed
+    )
+    if packed:
+        make_packable(model.get_submodule(path))
     return model, sorted(report["missing_keys"]), weights
+
+
+def refuse_lost(missing: Iterable[str], name: str) -> None:
+    """A model without a trained head can be read; raise ModelError where other weights are missing."""
+    lost = sorted(key for key in missing if not any(part in key for part in ("head", "embed_out", "pooler")))
+    if lost:
+        raise ModelError(
+            f"{name}: {len(lost)} weights are missing from the checkpoint, such as {lost[0]}; its states would be random"
+        )
 
 
 class OffloadFolder:

@@ -22,6 +22,7 @@ from probekd.teacher.blocks import (
     find_stack,
     first_blocks,
     offloaded,
+    refuse_lost,
 )
 from probekd.teacher.gguf import gguf_source
 from probekd.teacher.memory import fits
@@ -248,11 +249,6 @@ def load_teacher(config: TeacherConfig | str | Path, *, depth: int | None = None
         if encoder or cut or any("head" in key or "embed_out" in key for key in missing)
         else model.get_output_embeddings()
     )
-    lost = [key for key in missing if "head" not in key and "embed_out" not in key and "pooler" not in key]
-    if lost:
-        raise ModelError(
-            f"{config.model}: {len(lost)} weights are missing from the checkpoint, such as {lost[0]}; its states would be random"
-        )
     model.requires_grad_(False).eval()
     return Teacher(
         name=config.model,
@@ -346,13 +342,22 @@ def _load_model(
         "trust_remote_code": config.trust_remote_code,
         "output_loading_info": True,
     }
-    if streamed:
-        return offloaded(family, options, config.model, device_of(config), encoder=encoder)
+    packed = _packs(config, model_config)
+    if packed or streamed:
+        model, missing, weights = offloaded(
+            family, options, config.model, device_of(config), encoder=encoder, packed=packed
+        )
+        if streamed:
+            return model, missing, weights
+        # One by one: as a whole they would be in memory in both orders.
+        weights.load_all(model)
+        return model, missing, None
     if config.quantization:
         options["quantization_config"] = _quantization(config)
     if config.device_map:
         options["device_map"] = config.device_map
     model, report = family.from_pretrained(**options)
+    refuse_lost(report["missing_keys"], config.model)
     if not config.device_map and not config.quantization:
         model.to(device_of(config))
     return model, sorted(report["missing_keys"]), None
@@ -376,6 +381,15 @@ def _quantization(config: TeacherConfig) -> Any:
     if config.quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=getattr(torch, config.dtype))
+
+
+def _packs(config: TeacherConfig, model_config: Any) -> bool:
+    """Whether linear layers are computed by oneDNN: those of plain float32 weights on a CPU."""
+    import torch
+
+    elsewhere = config.device_map or config.quantization or getattr(model_config, "quantization_config", None)
+    plain = config.dtype == "float32" and device_of(config) == "cpu" and not config.is_gguf
+    return plain and not elsewhere and torch.backends.mkldnn.is_available()
 
 
 def _streams(config: TeacherConfig, source: Path) -> bool:
