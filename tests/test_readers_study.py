@@ -8,21 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import readers
+from study_rows import questions
 
-from probekd.tasks.base import Example, Task
+from probekd.tasks.base import Task
 from probekd.teacher.load import Teacher
-
-
-def questions(split: str, n: int) -> tuple[Example, ...]:
-    return tuple(
-        Example(
-            id=f"{split}-{i}",
-            question=f"Which of them is number {i} of {split}?",
-            options=tuple(f"the {w} {i}" for w in ("cow", "saw", "hen", "cake")[: 3 + i % 2]),
-            answer=i % 3,
-        )
-        for i in range(n)
-    )
 
 
 @pytest.fixture

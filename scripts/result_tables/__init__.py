@@ -13,6 +13,7 @@ TABLES: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "readers.families": probes.families_table,
     "shift": probes.shift_table,
     "ideas": probes.ideas_table,
+    "calibration": probes.calibration_table,
     "simulations": probes.simulations_table,
     "probes": probes.benchmark_table,
     "scale": teacher.pass_scale_table,

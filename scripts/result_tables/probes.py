@@ -100,6 +100,25 @@ def ideas_table(result: dict[str, Any]) -> str:
     return markdown(("idea", *(f"{task}, {labels}" for task, labels in groups), "surely better, worse"), rows)
 
 
+def calibration_table(result: dict[str, Any]) -> str:
+    """Held-out log-loss and ECE of each way to calibrate, and in how many cells it was surely better or worse."""
+    cells = result["cells"]
+    groups = sorted({(c["task"], c["labels"]) for c in cells})
+    ways = list(cells[0]["ways"])
+    rows = []
+    for group in groups:
+        own = [c["ways"] for c in cells if (c["task"], c["labels"]) == group]
+        means = [[fmean(w[way]["held_out"][metric] for w in own) for metric in ("nll", "ece")] for way in ways]
+        rows.append([*map(str, group), *(f"{nll:.3f} / {ece:.3f}" for nll, ece in means)])
+    surely = []
+    for way in ways[1:]:
+        each = [c["ways"][way] for c in cells]
+        better, worse = (sum(sign * w["gain"] > 2 * w["gain_se"] for w in each) for sign in (1, -1))
+        surely.append(f"{better}, {worse} of {len(cells)}")
+    rows.append(["surely better, worse", "", "", *surely])
+    return markdown(("task", "labels", *ways), rows)
+
+
 def simulations_table(result: dict[str, Any]) -> str:
     """The simulated figures that have a target, those of one kind together, and the naive ones beside them."""
     kinds: dict[str, list[dict[str, Any]]] = {}
