@@ -12,7 +12,6 @@ from probekd.config import PromptConfig
 from probekd.errors import ModelError
 from probekd.prompts import Prompt, PromptEncoder
 from probekd.tasks.base import Task
-from probekd.teacher import extract as extract_module
 from probekd.teacher import passes as passes_module
 from probekd.teacher.check import check_pass, packable
 from probekd.teacher.extract import Wanted, read_states
@@ -66,7 +65,7 @@ def test_likelihood_in_small_pieces_is_the_same(llama: Teacher, choices: Task, m
     encoder = PromptEncoder(llama.tokenizer, choices)
     prompts = [encoder.encode(e, "branched") for e in choices.rows()]
     whole = read_states(llama, prompts, Wanted(positions=[], depths=[], max_options=5, likelihood=True)).option_loglik
-    monkeypatch.setattr(extract_module, "_LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr("probekd.teacher.vocabulary._AT_ONCE", 1)
     parts = read_states(llama, prompts, Wanted(positions=[], depths=[], max_options=5, likelihood=True)).option_loglik
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
 

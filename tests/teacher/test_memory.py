@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,3 +85,28 @@ def test_weights_leave_room_for_what_is_computed(
     for free, expected in ((needed, False), (needed * 2, True)):
         monkeypatch.setattr("probekd.teacher.memory.free_memory", lambda _, free=free: free)
         assert fits(model_dir("llama"), "float32", "cpu") is expected
+
+
+FAULTS = """
+import resource, sys
+import torch
+from probekd.teacher.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for _ in range(20):  # a few places are taken before one is found free
+    torch.zeros(10_000_000).add_(1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.zeros(10_000_000).add_(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide for themselves what they keep")
+def test_memory_that_is_freed_is_not_cleared_anew() -> None:
+    kept, returned = (
+        int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("keep", "return")
+    )
+    assert returned > 10 * 40e6 / 4096 / 2  # most pages of ten times 40 MB
+    assert kept < returned / 20

@@ -15,11 +15,12 @@ from probekd.errors import ModelError, first_line
 from probekd.prompts import Prompt
 from probekd.teacher.batching import Batch, PaddedBatch
 from probekd.teacher.blocks import depth_of_every_kind
-from probekd.teacher.extract import not_finite, vocabulary_logits
+from probekd.teacher.extract import not_finite
 from probekd.teacher.load import Teacher
 from probekd.teacher.packing import Branch, Group, branches_of, common_length, first_read, tree_of
 from probekd.teacher.passes import MemoryFullError, Work, does_not_fit, group_work, memory_said, run_batch
 from probekd.teacher.streamed import ending_after, stream_work
+from probekd.teacher.vocabulary import vocabulary_logits
 
 if TYPE_CHECKING:
     from torch import Tensor

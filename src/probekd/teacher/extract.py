@@ -17,12 +17,10 @@ from probekd.teacher.batching import Batch
 from probekd.teacher.load import Teacher
 from probekd.teacher.packing import branches_of
 from probekd.teacher.passes import Budget, plan_work, run_work
+from probekd.teacher.vocabulary import token_log_probs, vocabulary_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Vocabulary logits of this many numbers at a time: 128 MiB in float32.
-_LOGITS_AT_ONCE = 2**25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,21 +237,6 @@ def logits_over_orders(logits: np.ndarray, counts: Sequence[int], options: Seque
     return out
 
 
-def vocabulary_logits(teacher: Teacher, hidden: Tensor, tokens: Tensor | None = None) -> Tensor:
-    """Logits in float32 from pre-norm states (..., d): all of the vocabulary, or only ``tokens``."""
-    assert teacher.head_weight is not None
-    normed = teacher.norm(hidden) if teacher.norm is not None else hidden
-    weight = teacher.head_weight if tokens is None else teacher.head_weight[tokens.to(teacher.head_weight.device)]
-    logits = (normed.to(weight) @ weight.T).float()
-    if teacher.head_bias is not None:
-        logits = logits + (teacher.head_bias if tokens is None else teacher.head_bias[tokens]).float()
-    if teacher.logit_scale != 1:
-        logits = logits * teacher.logit_scale
-    if teacher.softcap:
-        logits = torch.tanh(logits / teacher.softcap) * teacher.softcap
-    return logits.to(hidden.device)
-
-
 def _read_label_logits(
     teacher: Teacher, hidden: Tensor, batch: Batch, label_tokens: Sequence[Sequence[int]], out: np.ndarray
 ) -> None:
@@ -280,13 +263,7 @@ def _read_likelihood(teacher: Teacher, hidden: Tensor, batch: Batch, out: np.nda
     flat = torch.tensor(said, dtype=torch.long, device=hidden.device)
     at, which = flat[:, 0].unique_consecutive(return_inverse=True)
     sums = torch.zeros(len(batch.members), dtype=torch.float64, device=hidden.device)
-    assert teacher.head_weight is not None
-    step = max(1, _LOGITS_AT_ONCE // teacher.head_weight.shape[0])
-    for start in range(0, len(at), step):
-        logits = vocabulary_logits(teacher, hidden[at[start : start + step]])
-        mine = (which >= start) & (which < start + step)
-        rows, members, tokens = which[mine] - start, flat[mine, 1], flat[mine, 2]
-        sums.index_add_(0, members, (logits[rows, tokens] - logits.logsumexp(dim=1)[rows]).double())
+    sums.index_add_(0, flat[:, 1], token_log_probs(teacher, hidden[at], which, flat[:, 2]).double())
     for value, member in zip(sums.tolist(), batch.members, strict=True):
         out[member.row, member.first] = value
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from probekd.teacher.batching import Batch
 from probekd.teacher.load import Teacher
+from probekd.teacher.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -80,6 +81,7 @@ def entering(teacher: Teacher, block: int, states: torch.Tensor) -> Iterator[Non
 
 def run_body(teacher: Teacher, batch: Batch) -> None:
     """One forward pass of a batch, without LM head or KV cache."""
+    keep_freed_memory()
     try:
         with batch.attention(teacher):
             teacher.body(**batch.inputs(teacher))
