@@ -13,7 +13,6 @@ from probekd.files import read_json
 # Of the free memory that weights may take: batches, and what loading needs besides, take the rest.
 FOR_WEIGHTS = 0.9
 
-
 # Of glibc's mallopt: what a block must have to be handed back as soon as it is freed, and the same of free memory at the end.
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 _KEPT = 2**30
@@ -23,8 +22,8 @@ _KEPT = 2**30
 def keep_freed_memory() -> None:
     """Have the C library of this process keep blocks that are freed, for good.
 
-    A pass frees and takes the same megabytes at every layer. glibc hands them back to the system each time, which clears
-    each page anew: a tenth of the time. Other C libraries decide for themselves.
+    A pass frees and takes the same megabytes at every layer. glibc hands them back to the system each time, and each page
+    is cleared anew: up to a tenth of the time. Other C libraries decide for themselves.
     """
     import ctypes
 
