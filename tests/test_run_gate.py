@@ -36,19 +36,3 @@ def test_the_gate_is_told_which_rows_are_variants(
     keys = dict(zip((e.id for e in rows), variant_keys(rows), strict=True))
     probe = json.loads((made.run / "probes" / "probe.json").read_text())
     assert told == [[keys[i] for i in probe["ids"]]] and probe["scored"] == probe["labelled"]
-
-
-def test_a_probe_of_another_format_is_fitted_anew(
-    tmp_path: Path, model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes = {"train": 18, "unlabelled": 6, "test": 9}
-    made = workspace(tmp_path, "classification", teacher=model_dir("llama"), student=model_dir("bert"), sizes=sizes)
-    made.write()
-    done: list[tuple[str, str]] = []
-    monkeypatch.setattr("probekd.probes.probe.FORMAT", 3)
-    for stage in ("extract", "probe"):
-        run_stages(made.load(), only=stage)
-    monkeypatch.undo()
-    run_stages(made.load(), only="probe", resume=True, say=lambda stage, status: done.append((stage, status)))
-    assert ("probe", "done") in [(stage, status.split()[0]) for stage, status in done], done
-    assert json.loads((made.run / "probes" / "probe.json").read_text())["format"] == 4

@@ -167,6 +167,7 @@ def _run_locked(run: Run, keys: Mapping[str, str], only: str | None, say: Callab
             say(stage.name, "skipped")
         else:
             say(stage.name, "running")
+            run.directory.forget_others(keys)
             run.directory.do(stage.name, keys[stage.name], lambda stage=stage: stage.work(run))  # type: ignore[misc]
             worked.append(stage.name)
             say(stage.name, "done")

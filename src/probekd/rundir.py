@@ -128,6 +128,13 @@ class RunDirectory:
             {"status": "done", "key": key, "seconds": round(time.monotonic() - began, 2), **figures, "files": files},
         )
 
+    def forget_others(self, keys: Mapping[str, str]) -> None:
+        """Forget stages that were finished for other keys: what they left does not go with what is made from now on."""
+        record = self.record
+        kept = {stage: entry for stage, entry in record["stages"].items() if entry.get("key") == keys.get(stage)}
+        if len(kept) < len(record["stages"]):
+            write_json(self.path / "run.json", {**record, "stages": kept})
+
     def _record(self, stage: str, entry: Mapping[str, Any]) -> None:
         record = self.record
         write_json(self.path / "run.json", {**record, "stages": {**record["stages"], stage: dict(entry)}})
