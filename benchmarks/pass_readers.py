@@ -35,7 +35,7 @@ Read = Callable[[Tensor, Tensor, list[str]], list[Tensor]]
 GEMM_REPEATS = 9
 # PyTorch's operations by what they are here: memory is what bounds the last two.
 PROFILED: dict[str, set[str]] = {
-    "linear layers": {"aten::mm", "aten::addmm"},
+    "linear layers": {"mkldnn::_linear_pointwise", "aten::mm", "aten::addmm"},
     "attention": {"aten::_scaled_dot_product_flash_attention_for_cpu", "aten::bmm", "aten::_softmax"},
     "elementwise": {"aten::mul", "aten::add", "aten::silu", "aten::pow", "aten::mean", "aten::neg", "aten::rsqrt"},
     "gathering and copying": {"aten::index", "aten::copy_", "aten::cat", "aten::_index_put_impl_"},
