@@ -202,7 +202,7 @@ class ProbeConfig(Section):
     depths: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Depths to try; None = all, embeddings (0) to the last block."""
     families: tuple[Family, ...] = ("logistic",)
-    """Families of probes to try; docs/probes.md says which won where."""
+    """Families of probes to try; docs/probes-evidence.md says which won where."""
     l2: tuple[Annotated[float, Field(gt=0)], ...] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
     """Strengths tried: the loss is mean cross-entropy + l2/2 * |w|^2 on standardised features."""
     windows: tuple[Annotated[int, Field(ge=1), AfterValidator(_odd)], ...] = (1, 5)

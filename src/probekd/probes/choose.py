@@ -88,7 +88,7 @@ def flattery(said: np.ndarray, answers: np.ndarray, shares: np.ndarray) -> float
     """How many times too sharp rows make the candidate that they choose, by what nested predictions ask for.
 
     Rows that choose among candidates flatter the one they choose, and so the temperature that they calibrate it with is
-    far too low near chance (docs/probes.md). At least 1; and what is less than ``LUCK`` times is not corrected, since
+    far too low near chance (docs/probes-evidence.md). At least 1; and what is less than ``LUCK`` times is not corrected, since
     nested predictions were also chosen by fewer rows, and less well.
 
     Args:
