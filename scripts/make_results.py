@@ -24,7 +24,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "studies" / "results"
 BENCHMARKS = ROOT / "benchmarks" / "results"
 PAGES = tuple(
-    ROOT / f for f in ("README.md", *(f"docs/{name}.md" for name in ("probes", "probes-evidence", "teacher", "students", "study")))
+    ROOT / f
+    for f in (
+        "README.md",
+        *(f"docs/{name}.md" for name in ("probes", "probes-evidence", "teacher", "students", "study")),
+    )
 )
 
 
