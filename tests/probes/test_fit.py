@@ -390,3 +390,14 @@ def test_a_reader_near_chance_is_not_made_surer_than_one_of_its_models(fake_stat
     )
     probe = fit_probes(states, task, config=ProbeConfig(l2=(1.0,), folds=3, windows=(1,), stack=False))
     assert probe.sharpness == 1.0
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("kind", ["classification", "multiple_choice"])
+def test_states_that_are_not_finite_are_named(kind: str, number: float, fake_states: Build) -> None:
+    task = task_of(kind)
+    states = states_of(task, fake_states)
+    (layout, position, _), held = list(states.values.items())[INFORMATIVE]
+    held["train-5"] = np.where(np.arange(WIDTH) == 1, number, held["train-5"]).astype(np.float32)
+    with pytest.raises(DataError, match=rf"{layout} states at {position}, depth 2: that of row 'train-5' holds NaN"):
+        fit_probes(states, task, config=CONFIG)

@@ -12,12 +12,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probekd.errors import DataError
+
 MIN_SCALE = 1e-6
 # States and standardised states are each kept when they fit here, and read or made again on every pass when they do not.
 KEPT_BYTES = 2**29
 BLOCK_BYTES = 2**26
 # Widths whose principal axes are computed in full, and how many are when they are not.
 MOST_AXES, LEADING_AXES, POWER_ITERATIONS = 1024, 256, 2
+
+
+class NotFiniteError(DataError):
+    """A state with NaN or infinity in it.
+
+    Attributes:
+        row: Its number, from 0.
+    """
+
+    def __init__(self, row: int) -> None:
+        super().__init__(f"the state of row {row}, counted from 0, holds NaN or infinity; read it again in float32")
+        self.row = row
 
 
 class StateBlocks(Protocol):
@@ -80,6 +94,9 @@ class Features:
         options: Whether rows hold one state for each option.
         n, d, classes: Rows, width, classes or options.
         centre, spread: (d,) of the first standardisation.
+
+    Raises:
+        NotFiniteError: a state holds NaN or infinity.
     """
 
     def __init__(
@@ -92,6 +109,8 @@ class Features:
         self.n, self.d = self.source.shape[0], self.source.shape[-1]
         self.classes = self.present.shape[1]
         self.centre, self.spread = self._first_moments()
+        if not (self.centre.isfinite() & self.spread.isfinite()).all():
+            raise NotFiniteError(self._first_not_finite())
         size = self.n * (self.classes if self.options else 1) * self.d * torch.finfo(dtype).bits // 8
         self._kept = (
             [(rows, self._standardise(rows, x)) for rows, x in self.source.blocks()] if size <= KEPT_BYTES else None
@@ -178,6 +197,10 @@ class Features:
         if self.options:
             x = (x * self.present[rows].to(self.dtype)[:, :, None]).flatten(0, 1)
         return x
+
+    def _first_not_finite(self) -> int:
+        finite = np.concatenate([np.isfinite(x).all(tuple(range(1, x.ndim))) for _, x in self.source.blocks()])
+        return int(finite.argmin())
 
     def _first_moments(self) -> tuple[Tensor, Tensor]:
         """In float64 and relative to the first state: a mean far from zero must not swallow the variance."""

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from probekd.config import Family, Layout, Position, ProbeConfig
+from probekd.errors import DataError
 from probekd.probes.choose import RowLosses, join, lowest, row_losses, wins
 from probekd.probes.crossfit import CrossFit, average, crossfit, untrained
 from probekd.probes.families import applies, strengths_of
+from probekd.probes.features import NotFiniteError
 from probekd.probes.reader import Reader, neighbours
 from probekd.progress import Progress
 from probekd.states import States
@@ -143,7 +145,11 @@ def run_trials(
     config: ProbeConfig,
     progress: Progress,
 ) -> Trials:
-    """Cross-fit every reader on n rows, m of which a fold holds out; ``progress`` is told each depth of each view."""
+    """Cross-fit every reader on n rows, m of which a fold holds out; ``progress`` is told each depth of each view.
+
+    Raises:
+        DataError: a state holds NaN or infinity.
+    """
     scored = folds >= 0
     fits: dict[View, dict[int, CrossFit]] = {}
     losses: list[RowLosses] = []
@@ -151,15 +157,21 @@ def run_trials(
         layout, position, family = view
         fits[view] = {}
         for depth in depths:
-            fits[view][depth] = crossfit(
-                states.blocks(layout, position, depth, ids),
-                answers,
-                present,
-                folds,
-                what.strengths[view],
-                tolerance=config.tolerance,
-                family=family,
-            )
+            try:
+                fits[view][depth] = crossfit(
+                    states.blocks(layout, position, depth, ids),
+                    answers,
+                    present,
+                    folds,
+                    what.strengths[view],
+                    tolerance=config.tolerance,
+                    family=family,
+                )
+            except NotFiniteError as error:
+                raise DataError(
+                    f"{layout} states at {position}, depth {depth}: that of row {ids[error.row]!r} holds NaN or infinity; read it "
+                    "again in float32"
+                ) from None
             progress.advance(1)
         for window in windows_of(config, len(depths)):
             for depth in depths:
