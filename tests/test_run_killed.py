@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import forked
 import pyarrow.parquet as pq
 import pytest
 from workspace import Workspace, workspace
@@ -21,12 +20,11 @@ KILLS = int(os.environ.get("PROBEKD_TEST_RUN_KILLS", "5"))
 pytestmark = pytest.mark.slow
 
 
-def start(made: Workspace) -> subprocess.Popen[bytes]:
-    env = {**os.environ, "PROBEKD_CACHE": str(made.root / "cache"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with (made.root / "log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "probekd.cli", "run", str(made.path)], env=env, stdout=log, stderr=log
-        )
+def start(made: Workspace) -> BaseProcess:
+    cache = str(made.root / "cache")
+    return forked.start(
+        forked.probekd, "run", str(made.path), log=made.root / "log", PROBEKD_CACHE=cache, HF_HUB_OFFLINE="1"
+    )
 
 
 def results(run: Path) -> tuple[list[object], str, bytes]:
@@ -44,7 +42,7 @@ def test_kill_9_at_random_moments_changes_no_result(tmp_path: Path, model_dir: C
 
     calm, killed = make("calm"), make("killed")
     began = time.monotonic()
-    assert start(calm).wait(timeout=300) == 0, (calm.root / "log").read_text()
+    forked.finished(start(calm), calm.root / "log")
     duration = time.monotonic() - began
 
     # One moment in each equal part of the time that a whole run takes. A start that goes on from finished stages may end
@@ -55,17 +53,17 @@ def test_kill_9_at_random_moments_changes_no_result(tmp_path: Path, model_dir: C
     for moment in moments:
         while True:
             process = start(killed)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=moment)
+            process.join(timeout=moment)
             process.kill()
-            if process.wait() == -signal.SIGKILL:
+            process.join()
+            if process.exitcode == -signal.SIGKILL:
                 break
-            assert process.returncode == 0, (killed.root / "log").read_text()
+            forked.finished(process, killed.root / "log")
             assert results(killed.run) == results(calm.run)
             shutil.rmtree(killed.run)
             shutil.rmtree(killed.root / "cache")
             # The calm run may have had a slower machine: a moment that is never reached would wait for ever.
             moment *= 0.7
-    assert start(killed).wait(timeout=300) == 0, (killed.root / "log").read_text()
+    forked.finished(start(killed), killed.root / "log")
     assert results(killed.run) == results(calm.run)
     assert not [f for f in killed.run.rglob("*.tmp")]

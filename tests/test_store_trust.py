@@ -7,15 +7,15 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import forked
 import pytest
+from store_filler import fill
 
 from probekd.cache import collect, list_stores, verify_stores
 from probekd.errors import StoreError
@@ -27,46 +27,13 @@ from probekd.teacher.load import Teacher
 
 ModelDir = Callable[[str], Path]
 
-# Rows of very different lengths in many small shards; every shard that is begun is noted in a file.
-CHILD = """
-import sys
-from pathlib import Path
-import torch
-from probekd.config import TeacherConfig
-from probekd.extraction import extract, job, shards
-from probekd.tasks.base import Example, Task
 
-torch.set_num_threads(1)
-model, cache, memory, log = sys.argv[1:5]
-rows = tuple(
-    Example(id=f"r{i}", question="the red cow eats grass " * (1 + i % 7), options=("here", "a hammer", f"{i}"), answer=0)
-    for i in range(36)
-)
-task = Task(name="kills", kind="multiple_choice", splits={"train": rows})
-job.ROWS_AT_ONCE = 3
-write = shards.write
+def start(model: Path, cache: Path, memory: str, log: Path) -> BaseProcess:
+    return forked.start(fill, model, cache, memory, log, log=said(log), PROBEKD_CACHE=str(cache))
 
 
-def noted(path, *rest):
-    write(path, *rest)
-    with open(log, "a") as file:
-        file.write(f"{path.name}\\n")
-
-
-shards.write = noted
-extract(TeacherConfig(model=model, memory=memory, batch_tokens=120), task, layouts=["branched"], cache=Path(cache))
-"""
-
-
-def start(model: Path, cache: Path, memory: str, log: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PROBEKD_CACHE": str(cache)}
-    command = [sys.executable, "-c", CHILD, str(model), str(cache), memory, str(log)]
-    return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-
-
-def finished(process: subprocess.Popen[str]) -> None:
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+def said(log: Path) -> Path:
+    return log.with_suffix(".said")
 
 
 def contents(cache: Path) -> dict[str, bytes]:
@@ -85,22 +52,21 @@ def test_sigkills_leave_a_store_like_an_undisturbed_one(memory: str, model_dir: 
     kills = int(os.environ.get("PROBEKD_TEST_KILLS", "4"))
     model, log = model_dir("llama"), tmp_path / "log"
     began = time.monotonic()
-    finished(start(model, tmp_path / "undisturbed", memory, tmp_path / "other"))
+    forked.finished(start(model, tmp_path / "undisturbed", memory, tmp_path / "other"), said(tmp_path / "other"))
     whole = time.monotonic() - began
     draw = random.Random(kills)
     cache = tmp_path / "killed"
     done = 0
     while done < kills:
         process = start(model, cache, memory, log)
-        # Starting Python takes most of the time; what matters is the last part of it.
-        time.sleep(whole * draw.uniform(0.3, 1.0))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        time.sleep(whole * draw.random())
+        process.kill()
+        process.join()
         done += 1
         if list(cache.glob("states/*/manifest.json")):
             shutil.rmtree(cache / "states")
             log.unlink(missing_ok=True)
-    finished(start(model, cache, memory, log))
+    forked.finished(start(model, cache, memory, log), said(log))
     assert contents(cache) == contents(tmp_path / "undisturbed")
     written = [name for name in log.read_text().split() if name.startswith("shard-")]
     assert len(written) == len(set(written)), "a shard was computed again"
@@ -160,10 +126,10 @@ def test_every_flipped_bit_is_found(llama: Teacher, choices: Task) -> None:
 @pytest.mark.slow
 def test_ten_at_once_make_one_store(model_dir: ModelDir, tmp_path: Path) -> None:
     model, log = model_dir("llama"), tmp_path / "log"
-    finished(start(model, tmp_path / "alone", "whole", tmp_path / "other"))
+    forked.finished(start(model, tmp_path / "alone", "whole", tmp_path / "other"), said(tmp_path / "other"))
     together = [start(model, tmp_path / "shared", "whole", log) for _ in range(10)]
     for process in together:
-        finished(process)
+        forked.finished(process, said(log))
     assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
     written = log.read_text().split()
     assert sorted(written) == sorted(set(written)), "two processes computed the same shard"

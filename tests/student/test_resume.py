@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
-import sys
+import random
+import shutil
+import signal
+import time
 from dataclasses import replace
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 
@@ -195,68 +199,31 @@ def test_what_changes_no_weight_does_not_start_again(kinds: Task, config: Studen
     assert seen.began == [19]
 
 
-# The libraries take ten times as long to load as the training: they are loaded once, and each training is a fork.
-SCRIPT = """
-import json, os, random, shutil, signal, sys, time, traceback
-from pathlib import Path
-from test_resume import train
-from probekd.config import StudentConfig
-from probekd.tasks.base import Example, Task
-
-values, root, kills = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), int(sys.argv[3])
-rows = {s: tuple(Example(**{**e, "options": tuple(e["options"])}) for e in rows) for s, rows in values["splits"].items()}
-task = Task(name="kinds", kind="classification", labels=tuple(values["labels"]), splits=rows)
-config = StudentConfig(**values["config"])
-
-def attempt(out, seconds):
-    child = os.fork()
-    if not child:
-        try:
-            train(task, config, out)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            assert status == 0, "a training failed by itself"
-            return True
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
-
-began = time.monotonic()
-assert attempt(root / "calm", 300)
-seconds, draw, done = time.monotonic() - began, random.Random(0), 0
-while done < kills:
-    if attempt(root / "killed", seconds * draw.uniform(0.1, 0.7)):
-        # It ended before its kill, on a machine that got faster meanwhile: begin again, and kill sooner.
-        shutil.rmtree(root / "killed")
-        seconds *= 0.7
-    else:
-        done += 1
-assert attempt(root / "killed", 300)
-print(done)
-"""
-
-
 @pytest.mark.slow
 def test_kill_9_at_random_moments_changes_no_weight(kinds: Task, config: StudentConfig, tmp_path: Path) -> None:
-    rows = {
-        split: [{"id": e.id, "question": e.question, "options": e.options, "answer": e.answer} for e in examples]
-        for split, examples in kinds.splits.items()
-    }
-    values = {"splits": rows, "labels": kinds.labels, "config": config.model_dump(mode="json")}
-    (tmp_path / "values.json").write_text(json.dumps(values))
-    paths = [str(Path(__file__).parent), *sys.path]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "values.json"), str(tmp_path), str(KILLS)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == KILLS
+    log = tmp_path / "log"
+
+    def start(name: str) -> BaseProcess:
+        return forked.start(
+            partial(distill, config.model, kinds, soft(kinds), config=config, output_dir=tmp_path / name), log=log
+        )
+
+    began = time.monotonic()
+    forked.finished(start("calm"), log)
+    seconds, draw, done = time.monotonic() - began, random.Random(0), 0
+    while done < KILLS:
+        process = start("killed")
+        process.join(timeout=seconds * draw.uniform(0.1, 0.7))
+        process.kill()
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            done += 1
+            continue
+        forked.finished(process, log)
+        # It ended before its kill, on a machine that got faster meanwhile: begin again, and kill sooner.
+        shutil.rmtree(tmp_path / "killed")
+        seconds *= 0.7
+    forked.finished(start("killed"), log)
     for name in ("model.safetensors", "probekd.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "calm" / name).read_bytes()
     assert not [f for f in tmp_path.iterdir() if f.name.startswith(".")]
