@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-
-from probekd.probes.lbfgs import minimise
+from scipy.optimize import minimize
+from scipy.special import expit, softmax
 
 # A temperature outside is a sign of logits that carry nothing; the bound keeps it finite.
 MIN_BETA, MAX_BETA = 1e-3, 1e3
@@ -142,22 +143,18 @@ def vector_scaling(logits: np.ndarray, answers: np.ndarray) -> Calibration:
     """
     start = one_temperature(logits, answers)
     scored, index = np.unique(answers, return_inverse=True)
-    z = torch.as_tensor(logits[:, scored] * start.scale[0], dtype=torch.float64)
+    z = logits[:, scored] * start.scale[0]
     n, k = z.shape
-    target = torch.nn.functional.one_hot(torch.as_tensor(index), k) + EVEN_ROWS / (n * k)
+    target = np.eye(k)[index] + EVEN_ROWS / (n * k)
 
-    def objective(points: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        stretch, shift = points[0, :k], points[0, k:]
-        scores = z * (1 + stretch) + shift
-        logp = torch.log_softmax(scores, dim=1)
-        residual = (1 + EVEN_ROWS / n) * logp.exp() - target
-        loss = -(target * logp).sum() / n + 0.5 * VECTOR_L2 * points[0].square().sum()
-        gradient = torch.cat([(residual * z).mean(0), residual.mean(0)]) + VECTOR_L2 * points[0]
-        return loss[None], gradient[None]
+    def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
+        stretch, shift = point[:k], point[k:]
+        logp = log_softmax(z * (1 + stretch) + shift)
+        residual = (1 + EVEN_ROWS / n) * np.exp(logp) - target
+        loss = -(target * logp).sum() / n + 0.5 * VECTOR_L2 * point @ point
+        return loss, np.concatenate([(residual * z).mean(0), residual.mean(0)]) + VECTOR_L2 * point
 
-    # Logits that never err leave no gradient at all, of which no fraction can be reached.
-    start_at = torch.zeros(1, 2 * k, dtype=torch.float64)
-    solved = minimise(objective, start_at, tolerance=1e-6, floor=1e-9)[0].numpy()
+    solved = _lowest(objective, np.zeros(2 * k))
     scale, shift = start.scale.copy(), start.shift.copy()
     scale[scored] *= 1 + solved[:k]
     shift[scored] = solved[k:]
@@ -172,27 +169,32 @@ def lapsing(logits: np.ndarray, answers: np.ndarray) -> Calibration:
     none it comes out near 0.
     """
     start = one_temperature(logits, answers)
-    z = torch.as_tensor(logits, dtype=torch.float64) * start.scale[0]
-    there = z.isfinite()
-    n, count = len(z), there.sum(1, keepdim=True)
-    z = torch.where(there, z - torch.where(there, z, 0.0).sum(1, keepdim=True) / count, 0.0)
-    absent = torch.where(there, 0.0, -torch.inf)
-    target = torch.where(there, EVEN_ROWS / (n * count), 0.0)
-    target[torch.arange(n), torch.as_tensor(answers)] += 1
+    there = np.isfinite(logits)
+    n, count = len(logits), there.sum(1, keepdims=True)
+    z = np.where(there, logits * start.scale[0], 0.0)
+    z = np.where(there, z - z.sum(1, keepdims=True) / count, 0.0)
+    absent = np.where(there, 0.0, -np.inf)
+    target = np.where(there, EVEN_ROWS / (n * count), 0.0)
+    target[np.arange(n), answers] += 1
 
-    def objective(points: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        sharper, lapse = points[0, 0], torch.sigmoid(points[0, 1])
-        p = torch.softmax(sharper.exp() * z + absent, dim=1)
-        mixed = torch.where(there, (1 - lapse) * p + lapse / count, 1.0)
-        loss = -(target * mixed.log()).sum() / n + 0.5 * LAPSE_L2 * sharper.square()
+    def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
+        sharper, lapse = point[0], expit(point[1])
+        p = softmax(np.exp(sharper) * z + absent, axis=1)
+        mixed = np.where(there, (1 - lapse) * p + lapse / count, 1.0)
+        loss = -(target * np.log(mixed)).sum() / n + 0.5 * LAPSE_L2 * sharper**2
         pull = -target / mixed / n
-        along = (1 - lapse) * sharper.exp() * (pull * p * (z - (p * z).sum(1, keepdim=True))).sum()
-        aside = lapse * (1 - lapse) * (pull * torch.where(there, 1 / count - p, 0.0)).sum()
-        return loss[None], torch.stack([along + LAPSE_L2 * sharper, aside])[None]
+        along = (1 - lapse) * np.exp(sharper) * (pull * p * (z - (p * z).sum(1, keepdims=True))).sum()
+        aside = lapse * (1 - lapse) * (pull * np.where(there, 1 / count - p, 0.0)).sum()
+        return loss, np.array([along + LAPSE_L2 * sharper, aside])
 
-    begin = torch.tensor([[0.0, np.log(FIRST_LAPSE / (1 - FIRST_LAPSE))]], dtype=torch.float64)
-    sharper, odds = minimise(objective, begin, tolerance=1e-4, floor=1e-6)[0].tolist()
-    return replace(start.softened(np.exp(-sharper)), lapse=float(1 / (1 + np.exp(-odds))))
+    sharper, odds = _lowest(objective, np.array([0.0, np.log(FIRST_LAPSE / (1 - FIRST_LAPSE))]))
+    return replace(start.softened(np.exp(-sharper)), lapse=float(expit(odds)))
+
+
+def _lowest(objective: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray) -> np.ndarray:
+    """Where a smooth function, given with its gradient, is lowest."""
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-6, "ftol": 1e-12})
+    return np.asarray(found.x)
 
 
 def sharpness(each: np.ndarray, together: np.ndarray, answers: np.ndarray) -> float:
