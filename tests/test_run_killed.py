@@ -41,6 +41,7 @@ def test_kill_9_at_random_moments_changes_no_result(tmp_path: Path, model_dir: C
         return made
 
     calm, killed = make("calm"), make("killed")
+    forked.ready(tmp_path / "log")
     began = time.monotonic()
     forked.finished(start(calm), calm.root / "log")
     duration = time.monotonic() - began

@@ -51,6 +51,7 @@ def contents(cache: Path) -> dict[str, bytes]:
 def test_sigkills_leave_a_store_like_an_undisturbed_one(memory: str, model_dir: ModelDir, tmp_path: Path) -> None:
     kills = int(os.environ.get("PROBEKD_TEST_KILLS", "4"))
     model, log = model_dir("llama"), tmp_path / "log"
+    forked.ready(said(log))
     began = time.monotonic()
     forked.finished(start(model, tmp_path / "undisturbed", memory, tmp_path / "other"), said(tmp_path / "other"))
     whole = time.monotonic() - began

@@ -208,6 +208,7 @@ def test_kill_9_at_random_moments_changes_no_weight(kinds: Task, config: Student
             partial(distill, config.model, kinds, soft(kinds), config=config, output_dir=tmp_path / name), log=log
         )
 
+    forked.ready(log)
     began = time.monotonic()
     forked.finished(start("calm"), log)
     seconds, draw, done = time.monotonic() - began, random.Random(0), 0
