@@ -7,10 +7,10 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Twice quiet: pip says only what went wrong.
+# Twice quiet: pip says only what went wrong. What is imported is compiled then; of all that is installed it is a small part.
 # In a variable: a comma in a call would end its argument.
 EXTRAS := dev,lm-eval,onnx,peft
-INSTALL := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt -e
+INSTALL := $(BIN)/python -m pip install -qq --no-compile --no-input --disable-pip-version-check -c constraints.txt -e
 
 .PHONY: help demo models test lint format types pytest clean
 

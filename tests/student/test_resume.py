@@ -22,7 +22,7 @@ from probekd.student import distill
 from probekd.targets import SoftTargets
 from probekd.tasks.base import Example, Task
 
-KILLS = 8
+KILLS = 5
 
 
 class Stop(Exception):  # noqa: N818
