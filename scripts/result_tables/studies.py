@@ -85,7 +85,11 @@ def shares_table(result: dict[str, Any]) -> str:
 
 def gate_table(result: dict[str, Any]) -> str:
     """How often the gate's word held."""
-    by = {(s["what"], s["metric"], s["budget"]): s for s in result["shares"] if s["what"].startswith("the gate")}
+    by = {
+        (s["what"], s["metric"], s["budget"]): s
+        for s in result["shares"]
+        if s["what"].startswith(("the gate", "what led"))
+    }
     budgets = sorted({s["budget"] for s in result["shares"] if s["budget"]})
     rows = [
         [what, *(_share(by.get((what, m, b))) for m in ("nll", "accuracy") for b in (None, *budgets))]

@@ -111,6 +111,27 @@ def test_the_reason_for_labels_names_the_rival_that_the_probe_did_not_beat() -> 
     assert f"{gate.difference:+.2f} [{gate.ci[0]:+.2f}, {gate.ci[1]:+.2f}]" in gate.reason
 
 
+@pytest.mark.parametrize("sure", ["probe", "teacher_output", "student_alone"])
+def test_who_leads_without_being_sure_is_named(sure: str) -> None:
+    """The better one is right of all rows but for one in eight, on which it is so sure that nothing is proven."""
+    generator = np.random.default_rng(2)
+    answers = generator.integers(0, 3, N)
+    picked = np.where(np.arange(N) % 8 == 0, (answers + 1) % 3, answers)
+    probs = {who: [np.full(3, 1 / 3)] * N for who in READERS} | {sure: list(softmax(6 * np.eye(3)[picked], axis=1))}
+    gate, comparisons = judge(probs, answers.tolist(), folds=1, resamples=300, seed=0)
+    leads = {(c.a, c.b): c.difference for c in comparisons if c.metric == "nll"}
+    assert gate.verdict == "labels" and min(leads.values(), key=abs) == 0
+    said = {
+        "probe": "the probe leads all the same, so that probe-kd is",
+        "teacher_output": "logit-kd is the likelier winner",
+    }
+    if sure in said:
+        assert said[sure] in gate.reason
+    else:
+        assert "leads all the same" not in gate.reason
+    assert gate.reason.count(". ") == 0
+
+
 def test_the_reason_says_how_many_rows_could_not_be_checked() -> None:
     generator = np.random.default_rng(4)
     answers = generator.integers(0, 3, N)

@@ -8,7 +8,7 @@ from scipy.stats import ttest_rel
 from probekd.study.comparisons import behind, compare_panel, panels, standing
 from probekd.study.results import read_results, write_results
 from probekd.study.summary import summarise
-from probekd.study.verdicts import judge_verdicts
+from probekd.study.verdicts import judge_verdicts, leading
 
 
 def test_methods_without_a_pool_stand_in_the_panels_of_every_pool() -> None:
@@ -94,6 +94,15 @@ def test_a_verdict_holds_where_its_method_wins_or_nearly() -> None:
     # With a method among the rivals that is far better than what the gate can name, it holds nowhere.
     groups = panels(made_up(methods=methods, skill={**SKILL, "blend-kd": 2.5}, rows=400))
     assert not any(j.held for j in judge_verdicts(groups, "nll", methods))
+
+
+def test_who_led_out_of_fold_is_judged_too_sure_or_not() -> None:
+    for lead, share in ((-0.1, 1.0), (0.1, 0.0)):
+        groups = panels(made_up(methods=("labels", "probe-kd"), verdict="labels", lead=lead, rows=400))
+        judged = judge_verdicts(groups, "nll", ("labels", "probe-kd"), leading)
+        assert {j.verdict for j in judged} == {"probe-kd" if lead < 0 else "labels"}
+        assert np.mean([j.held for j in judged]) == share
+        assert not any(j.held for j in judge_verdicts(groups, "nll", ("labels", "probe-kd")))
 
 
 def test_the_summary_has_a_mean_for_every_method_and_panel(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -39,8 +39,9 @@ def made_up(
     rows: int = 200,
     skill: Mapping[str, float] = SKILL,
     verdict: str = "probe-kd",
+    lead: float = -0.1,
 ) -> list[Result]:
-    """Results of every cell."""
+    """Results of every cell; ``lead`` is what the probe's log-loss out of fold is above the student's own."""
     found = []
     for t, task in enumerate(tasks):
         draw = np.random.default_rng(t)
@@ -55,12 +56,12 @@ def made_up(
                     for pool in some:
                         z = common + 0.7 * draw.normal(size=(rows, 4))
                         z += (skill[method] + 0.3 * (pool != "0")) * np.log(budget) / 4 * np.eye(4)[answers]
-                        found.append(_result(settings, method, pool, z, answers, verdict))
+                        found.append(_result(settings, method, pool, z, answers, verdict, lead))
     return found
 
 
 def _result(
-    settings: Mapping[str, Any], method: str, pool: str, z: np.ndarray, answers: np.ndarray, verdict: str
+    settings: Mapping[str, Any], method: str, pool: str, z: np.ndarray, answers: np.ndarray, verdict: str, lead: float
 ) -> Result:
     probs = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     student = "" if method in READERS else "small static"
@@ -69,6 +70,7 @@ def _result(
     if student:
         alpha = 1.0 if pool == "0" and where["seed"] else 0.5
         more |= {"chosen": {"alpha": alpha, "temperature": 2.0, "l2": 0.003 * (1 + where["seed"])}}
-        more |= {"gate": {"verdict": verdict}, "pool_rows": 900, "target_accuracy": None if pool == "0" else 0.6}
+        more |= {"gate": {"verdict": verdict, "difference": lead, "versus": "student_alone"}, "pool_rows": 900}
+        more |= {"target_accuracy": None if pool == "0" else 0.6}
     key = "-".join(map(str, where.values()))
     return Result.of(record(where, list(probs), answers.tolist(), **more, key=key))

@@ -52,6 +52,11 @@ class Gate:
         return asdict(self)
 
 
+def leading(difference: float, versus: str) -> str:
+    """The verdict of the way with the lowest log-loss, by what the probe's is above its stronger rival's."""
+    return "probe-kd" if difference < 0 else {"teacher_output": "logit-kd", "student_alone": "labels"}[versus]
+
+
 def judge(
     probs: Mapping[str, Sequence[np.ndarray]],
     answers: Sequence[int],
@@ -101,7 +106,7 @@ def judge(
         ci=nll.ci,
         accuracy_difference=accuracy.difference,
         accuracy_ci=accuracy.ci,
-        reason=_reason(verdict, pairs, unchecked),
+        reason=_reason(verdict, pairs, unchecked) + _bet(verdict, leading(nll.difference, versus)),
         n=len(answers),
     )
     return gate, [c for found in pairs.values() for c in found.values()]
@@ -133,3 +138,11 @@ def _reason(verdict: str, pairs: Mapping[tuple[str, str], Mapping[str, Compariso
         f"({lead(alone if rival == 'the student alone' else output)}), and the output readout not surely better than the student alone "
         f"({lead(words)}): train on the labels, and look at the baselines before paying for a teacher"
     )
+
+
+def _bet(verdict: str, leader: str) -> str:
+    """What is added where another way leads, though not surely: in studies such a lead mostly held (docs/study.md)."""
+    if leader == verdict:
+        return ""
+    way = {"probe-kd": "the probe", "logit-kd": "the output readout", "labels": "the student alone"}[leader]
+    return f"; {way} leads all the same, so that {leader} is the likelier winner, and more labels would tell"

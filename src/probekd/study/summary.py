@@ -13,7 +13,7 @@ from probekd.study.choices import Choices, count_choices
 from probekd.study.comparisons import METRICS, Comparison, Panel, compare_panel, panels, standing
 from probekd.study.plan import READERS
 from probekd.study.results import Result
-from probekd.study.verdicts import judge_verdicts
+from probekd.study.verdicts import judge_verdicts, leading, said
 
 NOT_RIVALS = ("probe-kd-in-sample", "probe-kd-shuffled")
 """An ablation and a control: nobody would use them."""
@@ -157,11 +157,18 @@ def _shares(groups: Sequence[Panel]) -> list[Share]:
                     ahead = f"{method} is ahead of every other method"
                     found.append(Share(what=level, metric=metric, budget=budget, held=one.level, cells=one.cells))
                     found.append(Share(what=ahead, metric=metric, budget=budget, held=one.ahead, cells=one.cells))
-            for what, among in (
-                ("the gate named the best of what it chooses among, or one within a standard error", ()),
-                ("the gate named the best of all methods, or one within a standard error", methods),
+            own = ("labels", "calibrated-logit-kd", "probe-kd")
+            for what, among, word in (
+                ("the gate named the best of what it chooses among, or one within a standard error", own, said),
+                ("the gate named the best of all methods, or one within a standard error", methods, said),
+                (
+                    "what led out of fold, surely or not, was the best of what the gate chooses among, or within one",
+                    own,
+                    leading,
+                ),
+                ("what led out of fold, surely or not, was the best of all methods, or within one", methods, leading),
             ):
-                judged = judge_verdicts(some, metric, among or ("labels", "calibrated-logit-kd", "probe-kd"))
+                judged = judge_verdicts(some, metric, among, word)
                 held = sum(j.held for j in judged)
                 if judged:
                     found.append(Share(what=what, metric=metric, budget=budget, held=held, cells=len(judged)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from probekd.evaluation.gate import METHOD_OF
 from probekd.study.comparisons import Panel, behind
+from probekd.study.results import Result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +36,31 @@ class Judged:
         return self.worse <= self.error
 
 
-def judge_verdicts(panels: Sequence[Panel], metric: str, among: Sequence[str]) -> list[Judged]:
-    """Every complete seed with a verdict whose method was trained; the winner is looked for ``among`` some methods and that one."""
+def said(result: Result) -> str | None:
+    """What the gate said."""
+    return result.verdict
+
+
+def leading(result: Result) -> str | None:
+    """What the lowest log-loss out of fold alone would have said."""
+    return result.leader
+
+
+def judge_verdicts(
+    panels: Sequence[Panel], metric: str, among: Sequence[str], word: Callable[[Result], str | None] = said
+) -> list[Judged]:
+    """Every complete seed with a verdict whose method was trained.
+
+    Args:
+        panels: The cells.
+        metric: ``nll`` or ``accuracy``, of the test rows.
+        among: Methods among which, with the named one, the winner is looked for.
+        word: The verdict of a cell; by default what the gate said.
+    """
     found = []
     for panel in panels:
         for seed in panel.complete:
-            verdict = next((r.verdict for (_, s), r in panel.cells.items() if s == seed and r.verdict), None)
+            verdict = next((w for (_, s), r in panel.cells.items() if s == seed and (w := word(r))), None)
             named = panel.cells.get((METHOD_OF.get(verdict or "", ""), seed))
             if verdict is None or named is None:
                 continue
