@@ -22,6 +22,7 @@ TABLES: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "teacher_pass": teacher.pass_table,
     "latency": students.latency_table,
     "student": students.training_table,
+    "student.whole": students.whole_table,
 }
 # Parts of a study's results, whatever its name.
 STUDIES: Mapping[str, Callable[[dict[str, Any]], str]] = {

@@ -36,8 +36,31 @@ def latency_table(result: dict[str, Any]) -> str:
     return markdown(head, rows) + "\n\n" + " ".join(said)
 
 
+def whole_table(result: dict[str, Any]) -> str:
+    """From an untouched teacher to a trained student, beside a teacher in the loop."""
+    whole = result["online"]
+    rows = [["probekd", *_seconds(whole["probekd"]["seconds"])]]
+    rows += [[f"- {stage}", *_seconds(s)] for stage, s in whole["probekd"]["stages"].items()]
+    if "seconds" not in whole["trl_gkd"]:
+        return (
+            markdown(("what", "seconds", "each time"), rows)
+            + f"\n\nTRL's GKD was not run: {whole['trl_gkd']['not_run']}"
+        )
+    rows.append(["TRL's GKD, the teacher in every step", *_seconds(whole["trl_gkd"]["seconds"])])
+    faster = whole["times_faster"]
+    runs = ", ".join(f"{t:.2f}" for t in faster["runs"])
+    return (
+        markdown(("what", "seconds", "each time"), rows)
+        + f"\n\nprobekd is {faster['median']:.2f} times as fast ({runs})."
+    )
+
+
+def _seconds(found: dict[str, Any]) -> tuple[str, str]:
+    return f"{found['median']:.0f}", ", ".join(f"{run:.0f}" for run in found["runs"])
+
+
 def training_table(result: dict[str, Any]) -> str:
-    """A step beside a bare Trainer's, and the whole beside a teacher in the loop."""
+    """A step beside a bare Trainer's."""
     rows = []
     for step in result["steps"]:
         seconds, ratio = step["seconds_a_step"], step["ratio"]
