@@ -10,7 +10,7 @@ from probekd.config import TeacherConfig
 from probekd.methods import RECIPES
 from probekd.study.config import StudyConfig
 from probekd.study.markdown import markdown
-from probekd.study.page import differences, record_against, render
+from probekd.study.page import costs, differences, record_against, render
 from probekd.study.results import Result
 from probekd.study.summary import Summary, summarise
 
@@ -79,7 +79,7 @@ def test_one_budget_and_one_seed_are_enough(study: StudyConfig) -> None:
 def test_each_teacher_has_its_own_figures(study: StudyConfig) -> None:
     one = made_up(tasks=("kinds",), methods=("labels", "probe-kd"), seeds=(0, 1))
     two = [
-        Result.of({**r.record, "settings": {**r.record["settings"], "teacher": "other"}})
+        Result.of({**r.record, "settings": {**r.record["settings"], "teacher": "other"}, "teacher_tokens": 7000})
         for r in made_up(
             tasks=("kinds",), methods=("labels", "probe-kd"), seeds=(0, 1), skill={**SKILL, "probe-kd": 0.0}
         )
@@ -102,6 +102,10 @@ def test_each_teacher_has_its_own_figures(study: StudyConfig) -> None:
     text = render(study.model_copy(update={"teachers": teachers}), summary)
     assert ", read by teacher" in text and ", read by other" in text
     assert "| kinds | other | small static |" in markdown(summary)
+    found = {(c["teacher"], c["method"], c["pool"]): c["teacher_tokens"] for c in costs(summary.means)}
+    assert {v for (t, *_), v in found.items() if t == "teacher"} == {1000}
+    assert {v for (t, *_), v in found.items() if t == "other"} == {7000}
+    assert ">other</td>" in text.partition('id="costs"')[2]
 
 
 def test_the_largest_pool_is_shown_first_by_its_size() -> None:

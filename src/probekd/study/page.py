@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -185,16 +185,19 @@ def means_by_task(means: Sequence[Mean]) -> list[dict[str, Any]]:
     return found
 
 
-def costs(means: Sequence[Mean]) -> dict[tuple[str, str], Mapping[str, float]]:
-    """Mean cost of each method and pool over all panels."""
-    groups: dict[tuple[str, str], list[Mean]] = {}
+def costs(means: Sequence[Mean]) -> list[dict[str, Any]]:
+    """Mean cost of each method and pool with each teacher and student, over tasks and budgets."""
+    groups: dict[tuple[str, str, str, str], list[Mean]] = {}
     for m in means:
         if m.student:
-            groups.setdefault((m.method, m.pool), []).append(m)
-    return {
-        place: {name: sum(m.costs[name] for m in some) / len(some) for name in some[0].costs}
+            groups.setdefault((m.teacher, m.student, m.method, m.pool), []).append(m)
+    return [
+        {
+            **dict(zip(("teacher", "student", "method", "pool"), place, strict=True)),
+            **{name: sum(m.costs[name] for m in some) / len(some) for name in some[0].costs},
+        }
         for place, some in groups.items()
-    }
+    ]
 
 
 def mark_of(method: str) -> Markup:
