@@ -119,7 +119,7 @@ def _newton_step(
     inner: list[Tensor],
     guess: Preconditioner | None,
 ) -> Tensor:
-    """Two-loop recursion (Nocedal and Wright, algorithm 7.4); a problem skips pairs without positive curvature."""
+    """Two-loop recursion (Nocedal and Wright 2006, algorithm 7.4); a problem skips pairs without positive curvature."""
     q = gradient.clone()
     tiny = torch.finfo(q.dtype).tiny
     rho = [torch.where(v > 0, 1 / v.clamp_min(tiny), torch.zeros_like(v)) for v in inner]
@@ -128,12 +128,12 @@ def _newton_step(
         alpha = r * _dot(s, q)
         q.addcmul_(alpha[:, None], y, value=-1)
         alphas.append(alpha)
-    if guess is not None:
-        q = guess(q, active)
-    elif steps:
-        squared = _dot(changes[-1], changes[-1])
-        scale = torch.where((inner[-1] > 0) & (squared > 0), inner[-1] / squared.clamp_min(tiny), 1.0)
-        q *= scale[:, None]
+    scaled = guess or (lambda vectors, _: vectors)
+    q = scaled(q, active)
+    if steps:
+        # A guess knows the shape of the curvature better than its size, which the last step has shown (7.20).
+        size = _dot(changes[-1], scaled(changes[-1], active))
+        q *= torch.where((inner[-1] > 0) & (size > 0), inner[-1] / size.clamp_min(tiny), 1.0)[:, None]
     for s, y, r, alpha in zip(steps, changes, rho, reversed(alphas), strict=True):
         q.addcmul_((alpha - r * _dot(y, q))[:, None], s)
     return q
