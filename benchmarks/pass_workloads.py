@@ -60,7 +60,10 @@ WORKLOADS = (
     Workload(name="MMLU, 5 shots, listed", task="mmlu", layout="listed", rows=200, shots=5, target=7.0),
 )
 # Rows are shipped with the package, so that the smallest run needs no data.
-QUICK = (Workload(name="WordNet, listed", task="wordnet_which", layout="listed", rows=12),)
+QUICK = (
+    Workload(name="WordNet, branched", task="wordnet_which", layout="branched", rows=12),
+    Workload(name="WordNet, listed", task="wordnet_which", layout="listed", rows=12),
+)
 
 
 def prompts_of(workload: Workload, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:

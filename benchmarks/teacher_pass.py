@@ -336,7 +336,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "probekd streamed": {"memory": "streamed"},
         "probekd half": {"depth": (blocks + 1) // 2},
         "probekd last": {"depth": blocks},
-        **({} if args.quick else {"probekd outputs": {"outputs": True}}),
+        "probekd outputs": {"outputs": True},
     }
     listed = _sized(next(w for w in workloads if w.layout == "listed"), args.cut_rows or args.rows)
     found, needs = run(

@@ -73,7 +73,7 @@ def passes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.slow
 def test_the_teacher_pass_reads_what_the_loop_reads(passes: dict[str, Any]) -> None:
     assert {"date", "machine", "versions", "how", "targets", "workloads", "cuts"} <= set(passes)
-    assert [w["layout"] for w in passes["workloads"]] == ["listed"]
+    assert [w["layout"] for w in passes["workloads"]] == ["branched", "listed"]
     for workload in passes["workloads"]:
         assert set(workload["readers"]) == {"loop", "probekd"}
         assert workload["computed_tokens"] <= workload["tokens"]
@@ -90,7 +90,7 @@ def test_the_teacher_pass_reads_what_the_loop_reads(passes: dict[str, Any]) -> N
 @pytest.mark.slow
 def test_the_teacher_pass_is_compared_with_itself_cut_and_streamed(passes: dict[str, Any]) -> None:
     cuts = passes["cuts"]
-    assert set(cuts["readers"]) == {"probekd", *(f"probekd {kind}" for kind in ("streamed", "half", "last"))}
+    assert set(cuts["readers"]) == {"probekd", *(f"probekd {kind}" for kind in ("streamed", "half", "last", "outputs"))}
     assert not [name for name, reader in cuts["readers"].items() if "not_run" in reader]
     for name in ("half_depth", "streamed"):
         assert cuts[name]["times"]["median"] > 0

@@ -22,7 +22,7 @@ from probekd.student import distill
 from probekd.targets import SoftTargets
 from probekd.tasks.base import Example, Task
 
-KILLS = 5
+KILLS = 8
 
 
 class Stop(Exception):  # noqa: N818
