@@ -27,6 +27,31 @@ def test_quadratics_end_at_the_solution_of_their_equations(spread: float) -> Non
     torch.testing.assert_close(found, torch.linalg.solve(a, b), rtol=1e-6, atol=1e-7)
 
 
+def test_a_guess_need_not_be_of_the_right_size() -> None:
+    """The last step tells it: a guess a hundred times too large or small takes hardly more than the same one in its size."""
+    a, b = quadratics(7, 12, 1e3)
+    near = a + 0.3 * torch.diag_embed(torch.diagonal(a, dim1=1, dim2=2))
+
+    def evaluations(factor: float) -> int:
+        evaluated = []
+
+        def objective(x: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+            evaluated.append(len(which))
+            product = (a[which] @ x[:, :, None]).squeeze(2)
+            return 0.5 * (x * product).sum(1) - (x * b[which]).sum(1), product - b[which]
+
+        found = minimise(
+            objective,
+            torch.zeros(7, 12, dtype=torch.float64),
+            tolerance=1e-9,
+            precondition=lambda v, which: factor * torch.linalg.solve(near[which], v),
+        )
+        torch.testing.assert_close(found, torch.linalg.solve(a, b), rtol=1e-6, atol=1e-7)
+        return sum(evaluated)
+
+    assert max(evaluations(0.01), evaluations(100.0)) <= 1.5 * evaluations(1.0)
+
+
 def softplus_sum(scale: Tensor) -> object:
     """Strongly convex as a probe with its l2, not quadratic; of different steepness, so they need different steps."""
 

@@ -128,11 +128,11 @@ def _newton_step(
         alpha = r * _dot(s, q)
         q.addcmul_(alpha[:, None], y, value=-1)
         alphas.append(alpha)
-    scaled = guess or (lambda vectors, _: vectors)
-    q = scaled(q, active)
+    guessed = guess or (lambda vectors, _: vectors)
+    q = guessed(q, active)
     if steps:
         # A guess knows the shape of the curvature better than its size, which the last step has shown (7.20).
-        size = _dot(changes[-1], scaled(changes[-1], active))
+        size = _dot(changes[-1], guessed(changes[-1], active))
         q *= torch.where((inner[-1] > 0) & (size > 0), inner[-1] / size.clamp_min(tiny), 1.0)[:, None]
     for s, y, r, alpha in zip(steps, changes, rho, reversed(alphas), strict=True):
         q.addcmul_((alpha - r * _dot(y, q))[:, None], s)
