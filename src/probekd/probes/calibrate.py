@@ -143,7 +143,7 @@ def vector_scaling(logits: np.ndarray, answers: np.ndarray) -> Calibration:
     """
     start = one_temperature(logits, answers)
     scored, index = np.unique(answers, return_inverse=True)
-    z = logits[:, scored] * start.scale[0]
+    z = logits[:, scored].astype(float) * start.scale[0]
     n, k = z.shape
     target = np.eye(k)[index] + EVEN_ROWS / (n * k)
 
@@ -171,7 +171,7 @@ def lapsing(logits: np.ndarray, answers: np.ndarray) -> Calibration:
     start = one_temperature(logits, answers)
     there = np.isfinite(logits)
     n, count = len(logits), there.sum(1, keepdims=True)
-    z = np.where(there, logits * start.scale[0], 0.0)
+    z = np.where(there, logits.astype(float) * start.scale[0], 0.0)
     z = np.where(there, z - z.sum(1, keepdims=True) / count, 0.0)
     absent = np.where(there, 0.0, -np.inf)
     target = np.where(there, EVEN_ROWS / (n * count), 0.0)
@@ -192,7 +192,7 @@ def lapsing(logits: np.ndarray, answers: np.ndarray) -> Calibration:
 
 
 def _lowest(objective: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray) -> np.ndarray:
-    """Where a smooth function, given with its gradient, is lowest."""
+    """The (m,) point where a smooth function, which gives its value and its gradient (m,), is lowest."""
     found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-6, "ftol": 1e-12})
     return np.asarray(found.x)
 
