@@ -7,7 +7,7 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Twice quiet: pip says only what went wrong. What is imported is compiled then; of all that is installed it is a small part.
+# Twice quiet: pip says only what went wrong. Not compiled: little of what is installed is ever imported.
 # In a variable: a comma in a call would end its argument.
 EXTRAS := dev,lm-eval,onnx,peft
 INSTALL := $(BIN)/python -m pip install -qq --no-compile --no-input --disable-pip-version-check -c constraints.txt -e

@@ -88,7 +88,7 @@ def gate_table(result: dict[str, Any]) -> str:
     by = {
         (s["what"], s["metric"], s["budget"]): s
         for s in result["shares"]
-        if s["what"].startswith(("the gate", "what led"))
+        if s["what"].startswith(("the gate", "who led"))
     }
     budgets = sorted({s["budget"] for s in result["shares"] if s["budget"]})
     rows = [

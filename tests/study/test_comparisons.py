@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from operator import attrgetter
+
 import numpy as np
 import pytest
 from made_up_study import SKILL, made_up
@@ -8,7 +10,7 @@ from scipy.stats import ttest_rel
 from probekd.study.comparisons import behind, compare_panel, panels, standing
 from probekd.study.results import read_results, write_results
 from probekd.study.summary import summarise
-from probekd.study.verdicts import judge_verdicts, leading
+from probekd.study.verdicts import judge_verdicts
 
 
 def test_methods_without_a_pool_stand_in_the_panels_of_every_pool() -> None:
@@ -99,10 +101,17 @@ def test_a_verdict_holds_where_its_method_wins_or_nearly() -> None:
 def test_who_led_out_of_fold_is_judged_too_sure_or_not() -> None:
     for lead, share in ((-0.1, 1.0), (0.1, 0.0)):
         groups = panels(made_up(methods=("labels", "probe-kd"), verdict="labels", lead=lead, rows=400))
-        judged = judge_verdicts(groups, "nll", ("labels", "probe-kd"), leading)
+        judged = judge_verdicts(groups, "nll", ("labels", "probe-kd"), attrgetter("leader"))
         assert {j.verdict for j in judged} == {"probe-kd" if lead < 0 else "labels"}
         assert np.mean([j.held for j in judged]) == share
         assert not any(j.held for j in judge_verdicts(groups, "nll", ("labels", "probe-kd")))
+
+
+def test_the_summary_counts_the_gates_word_and_who_led_apart() -> None:
+    results = made_up(methods=("labels", "probe-kd"), verdict="labels", lead=-0.1, rows=400)
+    shares = [s for s in summarise(results, refused={}, resamples=50).shares if s.budget is None and s.metric == "nll"]
+    held = {s.what.partition(" the best")[0]: s.held for s in shares if " the best of" in s.what}
+    assert held == {"the gate named": 0, "who led out of fold, surely or not, was": 2 * 2 * 2 * 3}
 
 
 def test_the_summary_has_a_mean_for_every_method_and_panel(tmp_path_factory: pytest.TempPathFactory) -> None:

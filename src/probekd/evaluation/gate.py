@@ -16,6 +16,8 @@ import numpy as np
 
 from probekd.evaluation.paired import Comparison, compare
 
+VERDICT_OF = {"probe": "probe-kd", "teacher_output": "logit-kd", "student_alone": "labels"}
+"""Verdict that advises to learn from each."""
 METHOD_OF = {"labels": "labels", "logit-kd": "calibrated-logit-kd", "probe-kd": "probe-kd"}
 """Method of the student that each verdict advises."""
 NAMES = {
@@ -52,9 +54,9 @@ class Gate:
         return asdict(self)
 
 
-def leading(difference: float, versus: str) -> str:
-    """The verdict of the way with the lowest log-loss, by what the probe's is above its stronger rival's."""
-    return "probe-kd" if difference < 0 else {"teacher_output": "logit-kd", "student_alone": "labels"}[versus]
+def leader(difference: float, versus: str) -> str:
+    """Who has the lowest log-loss of the three, surely or not; the arguments are a ``Gate``'s attributes."""
+    return "probe" if difference < 0 else versus
 
 
 def judge(
@@ -106,7 +108,7 @@ def judge(
         ci=nll.ci,
         accuracy_difference=accuracy.difference,
         accuracy_ci=accuracy.ci,
-        reason=_reason(verdict, pairs, unchecked) + _bet(verdict, leading(nll.difference, versus)),
+        reason=_reason(verdict, pairs, unchecked) + _lead(verdict, leader(nll.difference, versus)),
         n=len(answers),
     )
     return gate, [c for found in pairs.values() for c in found.values()]
@@ -140,9 +142,8 @@ def _reason(verdict: str, pairs: Mapping[tuple[str, str], Mapping[str, Compariso
     )
 
 
-def _bet(verdict: str, leader: str) -> str:
-    """What is added where another way leads, though not surely: in studies such a lead mostly held (docs/study.md)."""
-    if leader == verdict:
+def _lead(verdict: str, who: str) -> str:
+    """What is added where another one leads, though not surely: in studies such a lead mostly held (docs/study.md)."""
+    if VERDICT_OF[who] == verdict:
         return ""
-    way = {"probe-kd": "the probe", "logit-kd": "the output readout", "labels": "the student alone"}[leader]
-    return f"; {way} leads all the same, so that {leader} is the likelier winner, and more labels would tell"
+    return f"; {NAMES[who]} leads all the same, so that {VERDICT_OF[who]} is the likelier winner, and more labels would tell"

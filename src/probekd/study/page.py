@@ -186,17 +186,17 @@ def means_by_task(means: Sequence[Mean]) -> list[dict[str, Any]]:
 
 
 def costs(means: Sequence[Mean]) -> list[dict[str, Any]]:
-    """Mean cost of each method and pool with each teacher and student, over tasks and budgets."""
+    """Mean teacher tokens, student steps and seconds of each teacher, student, method and pool, over tasks and budgets."""
     groups: dict[tuple[str, str, str, str], list[Mean]] = {}
     for m in means:
         if m.student:
             groups.setdefault((m.teacher, m.student, m.method, m.pool), []).append(m)
     return [
         {
-            **dict(zip(("teacher", "student", "method", "pool"), place, strict=True)),
+            **{"teacher": teacher, "student": student, "method": method, "pool": pool},
             **{name: sum(m.costs[name] for m in some) / len(some) for name in some[0].costs},
         }
-        for place, some in groups.items()
+        for (teacher, student, method, pool), some in groups.items()
     ]
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from probekd.errors import StoreError
-from probekd.evaluation.gate import leading
+from probekd.evaluation.gate import VERDICT_OF, leader
 from probekd.files import replacing
 from probekd.study.records import Outcomes
 
@@ -66,7 +66,7 @@ class Result:
     def leader(self) -> str | None:
         """The verdict that the lowest log-loss out of fold would have been, sure or not."""
         gate = self.record.get("gate")
-        return leading(gate["difference"], gate["versus"]) if gate else None
+        return VERDICT_OF[leader(gate["difference"], gate["versus"])] if gate else None
 
 
 def write_results(path: Path, planned: Iterable[Result], others: Iterable[Result] = ()) -> None:

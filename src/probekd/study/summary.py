@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
+from probekd.evaluation.gate import METHOD_OF
 from probekd.methods import RECIPES
 from probekd.study.choices import Choices, count_choices
 from probekd.study.comparisons import METRICS, Comparison, Panel, compare_panel, panels, standing
 from probekd.study.plan import READERS
 from probekd.study.results import Result
-from probekd.study.verdicts import judge_verdicts, leading, said
+from probekd.study.verdicts import judge_verdicts
 
 NOT_RIVALS = ("probe-kd-in-sample", "probe-kd-shuffled")
 """An ablation and a control: nobody would use them."""
@@ -157,21 +159,16 @@ def _shares(groups: Sequence[Panel]) -> list[Share]:
                     ahead = f"{method} is ahead of every other method"
                     found.append(Share(what=level, metric=metric, budget=budget, held=one.level, cells=one.cells))
                     found.append(Share(what=ahead, metric=metric, budget=budget, held=one.ahead, cells=one.cells))
-            own = ("labels", "calibrated-logit-kd", "probe-kd")
-            for what, among, word in (
-                ("the gate named the best of what it chooses among, or one within a standard error", own, said),
-                ("the gate named the best of all methods, or one within a standard error", methods, said),
-                (
-                    "what led out of fold, surely or not, was the best of what the gate chooses among, or within one",
-                    own,
-                    leading,
-                ),
-                ("what led out of fold, surely or not, was the best of all methods, or within one", methods, leading),
-            ):
-                judged = judge_verdicts(some, metric, among, word)
-                held = sum(j.held for j in judged)
-                if judged:
-                    found.append(Share(what=what, metric=metric, budget=budget, held=held, cells=len(judged)))
+            for word, named in (("verdict", "the gate named"), ("leader", "who led out of fold, surely or not, was")):
+                for best, among in (
+                    ("the best of what the gate chooses among", tuple(METHOD_OF.values())),
+                    ("the best of all methods", methods),
+                ):
+                    judged = judge_verdicts(some, metric, among, attrgetter(word))
+                    held = sum(j.held for j in judged)
+                    what = f"{named} {best}, or one within a standard error"
+                    if judged:
+                        found.append(Share(what=what, metric=metric, budget=budget, held=held, cells=len(judged)))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from probekd.evaluation.gate import METHOD_OF
 from probekd.study.comparisons import Panel, behind
@@ -36,18 +37,11 @@ class Judged:
         return self.worse <= self.error
 
 
-def said(result: Result) -> str | None:
-    """What the gate said."""
-    return result.verdict
-
-
-def leading(result: Result) -> str | None:
-    """What the lowest log-loss out of fold alone would have said."""
-    return result.leader
-
-
 def judge_verdicts(
-    panels: Sequence[Panel], metric: str, among: Sequence[str], word: Callable[[Result], str | None] = said
+    panels: Sequence[Panel],
+    metric: str,
+    among: Sequence[str],
+    word: Callable[[Result], str | None] = attrgetter("verdict"),
 ) -> list[Judged]:
     """Every complete seed with a verdict whose method was trained.
 
