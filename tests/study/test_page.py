@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from made_up_study import SKILL, made_up
-from pages import CHROMIUM, Page, phone_width
+from pages import CHROMIUM, Page, hidden_sideways, phone_width
 
 from probekd.config import TeacherConfig
 from probekd.methods import RECIPES
@@ -123,3 +123,12 @@ def test_a_difference_of_exactly_0_is_explained_where_it_stands(summary: Summary
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_a_phone_never_scrolls_sideways(study: StudyConfig, summary: Summary, tmp_path: Path) -> None:
     assert phone_width(tmp_path / "profile", render(study, summary)) == "390 of 390"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("label", ["How often", "Costs by method"])
+def test_a_desk_shows_the_figures_beside_their_statements(
+    study: StudyConfig, summary: Summary, tmp_path: Path, label: str
+) -> None:
+    assert hidden_sideways(tmp_path / "profile", render(study, summary), label) == 0

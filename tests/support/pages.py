@@ -53,13 +53,25 @@ def browse(profile: Path, target: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
 
 
+def measured(profile: Path, page: str, width: int, what: str) -> str:
+    """What a script of another document finds of the page, ``page``, in a window of so many pixels; it lets none of its own run."""
+    (profile.parent / "page.html").write_text(page, encoding="utf-8")
+    # A headless window has a least width of about 500 pixels, a frame has none.
+    (profile.parent / "frame.html").write_text(
+        f'<iframe src="page.html" style="width:{width}px;height:800px;border:0" onload="'
+        f'const page = contentDocument; document.title = {what}"></iframe>'
+    )
+    dom = browse(profile, profile.parent / "frame.html", "--allow-file-access-from-files", "--window-size=1400,900")
+    return dom.partition("<title>")[2].partition("</title>")[0]
+
+
 def phone_width(profile: Path, page: str) -> str:
     """``CONTENT of WINDOW``: the width of a page in a window of 390 pixels, every part of it unfolded."""
-    (profile.parent / "open.html").write_text(page.replace("<details>", "<details open>"), encoding="utf-8")
-    # A headless window has a least width of about 500 pixels, a frame has none.
-    (profile.parent / "phone.html").write_text(
-        '<iframe src="open.html" style="width:390px;height:800px;border:0" onload="'
-        "document.title = contentDocument.documentElement.scrollWidth + ' of ' + contentWindow.innerWidth\"></iframe>"
-    )
-    dom = browse(profile, profile.parent / "phone.html", "--allow-file-access-from-files")
-    return dom.partition("<title>")[2].partition("</title>")[0]
+    unfolded = page.replace("<details>", "<details open>")
+    return measured(profile, unfolded, 390, "page.documentElement.scrollWidth + ' of ' + contentWindow.innerWidth")
+
+
+def hidden_sideways(profile: Path, page: str, label: str) -> int:
+    """Pixels of the table box called ``label`` that a window of 1200 pixels does not show."""
+    box = f"page.querySelector('[aria-label=&quot;{label}&quot;]')"
+    return int(measured(profile, page, 1200, f"{box}.scrollWidth - {box}.clientWidth"))
