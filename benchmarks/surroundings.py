@@ -18,6 +18,7 @@ def machine() -> dict[str, Any]:
     model = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
     return {
         "cpu": model[1] if model else platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "ram_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "threads": {

@@ -62,7 +62,9 @@ def main() -> int:
         "met": {"seconds": found["seconds"] <= MOST_SECONDS},
     }
     known = json.loads(args.output.read_text()) if args.output.is_file() else {}
-    args.output.write_text(json.dumps({**known, result["machine"]["cpu"]: result}, indent=1) + "\n")
+    # One make of processor is sold with AVX-512 and without, which is a third of the time.
+    kind = "{cpu}, {instructions}".format(**result["machine"])
+    args.output.write_text(json.dumps({**known, kind: result}, indent=1) + "\n")
     print(f"{found['task']}: {found['rows']:,} rows, {found['tokens']:,} tokens in {found['seconds'] / 60:.1f} minutes")
     return 0 if result["met"]["seconds"] else 1
 

@@ -73,8 +73,8 @@ def large_teacher_table(result: dict[str, Any]) -> str:
 def whole_task_table(results: dict[str, Any]) -> str:
     """A benchmark read whole, a sentence for each kind of processor."""
     return "\n\n".join(
-        f"{result['machine']['cpu']}, {result['machine']['cores']} cores: all {result['rows']:,} rows of {result['task']}, in "
+        f"{kind}, {result['machine']['cores']} cores: all {result['rows']:,} rows of {result['task']}, in "
         f"{len({s['layout'] for s in result['stores']})} layouts and at every depth: {result['tokens']:,} prompt tokens in "
         f"{result['seconds'] / 60:.1f} minutes, {result['bytes'] / 2**30:.1f} GiB on disk."
-        for result in results.values()
+        for kind, result in results.items()
     )

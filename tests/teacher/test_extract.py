@@ -208,6 +208,20 @@ def test_check_pass_finds_a_norm_applied_in_the_hook(
         check_pass(llama, prompt)
 
 
+def test_states_whose_sum_overflows_are_finite(llama: Teacher, choices: Task) -> None:
+    prompts = [PromptEncoder(llama.tokenizer, choices).encode(e, "listed") for e in choices.rows()]
+
+    def enlarge(_: object, __: object, output: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(output, torch.finfo(output.dtype).max)
+
+    handle = llama.blocks[1].register_forward_hook(enlarge)
+    try:
+        wanted = Wanted(positions=["answer"], depths=[2], max_options=5)
+        assert bool(read_states(llama, prompts, wanted).states["answer"].isfinite().all())
+    finally:
+        handle.remove()
+
+
 def test_states_that_are_not_finite_name_depth_position_and_row(llama: Teacher, choices: Task) -> None:
     encoder = PromptEncoder(llama.tokenizer, choices)
     prompts = [encoder.encode(e, "listed") for e in choices.rows()]

@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 from transformers import AutoModel
 
 from probekd.config import TeacherConfig
-from probekd.teacher.linears import PackedLinear, make_packable, pack
+from probekd.teacher.linears import PackedLinear, make_packable, pack, product
 from probekd.teacher.load import load_teacher
 
 ModelDir = Callable[[str], Path]
@@ -42,6 +42,18 @@ def test_a_packed_layer_gives_what_the_plain_one_does(shape: tuple[int, ...], bi
         # A view that is not contiguous, as attention hands them on.
         turned = torch.randn(72, 5).T
         torch.testing.assert_close(block["inner"][0](turned), linear(turned, weight, offset))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 72), (2, 7, 72), (300, 72)])
+def test_a_product_with_a_plain_weight_or_a_slice_of_one(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(shape).to(dtype), torch.randn(90, 72).to(dtype)
+    with torch.inference_mode():
+        for rows in (weight, weight[17:60], weight[[4, 80, 4]]):
+            found = product(x, rows)
+            assert found.dtype == dtype
+            torch.testing.assert_close(found, x @ rows.T)
 
 
 def test_what_a_family_makes_of_the_layer_is_left_alone() -> None:

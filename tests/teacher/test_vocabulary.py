@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax
 
+from probekd.teacher.linears import product
 from probekd.teacher.load import Teacher
 from probekd.teacher.vocabulary import token_log_probs, vocabulary_logits
 
@@ -52,13 +53,12 @@ def test_log_probabilities_are_those_of_all_logits(
 def test_all_of_the_logits_are_never_there_at_once(llama: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("probekd.teacher.vocabulary._AT_ONCE", 60)
     sizes = []
-    product = torch.Tensor.__matmul__
 
-    def watched(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        sizes.append(a.shape[0] * b.shape[1])
-        return product(a, b)
+    def watched(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        sizes.append(states.shape[0] * weight.shape[0])
+        return product(states, weight)
 
-    monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
+    monkeypatch.setattr("probekd.teacher.vocabulary.product", watched)
     with torch.inference_mode():
         token_log_probs(llama, torch.ones(6, llama.width), torch.tensor([0]), torch.tensor([1]))
     assert llama.head_weight is not None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Told a depth, a batch and the batch's states there, (rows * columns, d).
 BatchVisit = Callable[[int, Batch, "Tensor"], None]
 # Batch sizes whose speed is compared, and how far up they are run for it.
-BUDGETS = (512, 1024, 2048, 4096, 8192, 16384)
+BUDGETS = (1024, 2048, 4096, 8192, 16384)
 _TIMED_BLOCKS = 2
 # Of a streamed teacher, whose blocks are too dear to load for a measurement.
 STREAMED_BUDGET = 4096

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from probekd.teacher.linears import product
 from probekd.teacher.load import Teacher
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def vocabulary_logits(teacher: Teacher, hidden: Tensor, tokens: Tensor | None = 
     """Logits in float32 from pre-norm states (..., d): all of the vocabulary, or only ``tokens``."""
     weight = _head(teacher)
     place = slice(None) if tokens is None else tokens.to(weight.device)
-    return _finished(teacher, _normed(teacher, hidden) @ weight[place].T, place).to(hidden.device)
+    return _finished(teacher, product(_normed(teacher, hidden), weight[place]), place).to(hidden.device)
 
 
 def token_log_probs(teacher: Teacher, hidden: Tensor, at: Tensor, tokens: Tensor) -> Tensor:
@@ -35,7 +36,7 @@ def token_log_probs(teacher: Teacher, hidden: Tensor, at: Tensor, tokens: Tensor
     top = torch.full((len(normed),), -torch.inf, device=weight.device)
     total = torch.zeros_like(top)
     for place in _slices(len(weight), max(1, _AT_ONCE // max(1, len(normed)))):
-        logits = _finished(teacher, normed @ weight[place].T, place)
+        logits = _finished(teacher, product(normed, weight[place]), place)
         higher = torch.maximum(top, logits.amax(1))
         total = total * (top - higher).exp() + logits.sub_(higher[:, None]).exp_().sum(1)
         top = higher
