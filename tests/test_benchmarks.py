@@ -31,7 +31,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_the_result_says_where_and_how_it_was_measured(result: dict[str, Any]) -> None:
     assert {"date", "machine", "versions", "seed", "job", "how", "comparisons", "fit_probes"} <= set(result)
-    assert set(result["machine"]) == {"cpu", "cores", "ram_gib", "threads"}
+    assert set(result["machine"]) == {"cpu", "instructions", "cores", "ram_gib", "threads"}
     assert result["machine"]["threads"]["torch"] == 1
     assert {"probekd", "scikit-learn", "scipy", "torch", "lmprobe"} <= set(result["versions"])
 
