@@ -62,7 +62,7 @@ def main() -> int:
         "met": {"seconds": found["seconds"] <= MOST_SECONDS},
     }
     known = json.loads(args.output.read_text()) if args.output.is_file() else {}
-    # One make of processor is sold with AVX-512 and without, which is a third of the time.
+    # Processors of one name may have AVX-512 or not.
     kind = "{cpu}, {instructions}".format(**result["machine"])
     args.output.write_text(json.dumps({**known, kind: result}, indent=1) + "\n")
     print(f"{found['task']}: {found['rows']:,} rows, {found['tokens']:,} tokens in {found['seconds'] / 60:.1f} minutes")
