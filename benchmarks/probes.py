@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 import memory
 from generated import CLASSES, FOLDS, SEED, Job, generate, measured_spectrum, task_of, write_store
@@ -88,6 +89,24 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def on_threads(work: Callable[[], object], threads: int) -> Callable[[], object]:
+    """The same call with this many BLAS threads."""
+
+    def limited() -> object:
+        with threadpool_limits(threads, user_api="blas"):
+            return work()
+
+    return limited
+
+
+def best_threads(work: Callable[[], object], most: int) -> int:
+    """1 or ``most`` BLAS threads, whichever a call is faster with, timed once each.
+
+    On some machines a second thread makes products as small as a rival's several times slower.
+    """
+    return min({1, most}, key=lambda threads: timed(on_threads(work, threads)))
+
+
 def sample_of(depths: tuple[int, ...]) -> tuple[At, ...]:
     """Every strength at each of the depths, the folds in turn."""
     return tuple(
@@ -120,6 +139,8 @@ def compare(job: Job, size: Size, repeats: int, timed_depths: int, enough: float
     if not job.options and lmprobe_version() is not None:
         lmprobe = judge.judge(lambda at: lmprobe_at(job, at, tol))
         work["lmprobe"] = lambda: lmprobe_loop(job, some, tol)
+    threads = {name: best_threads(call, machine()["threads"]["blas"]) for name, call in work.items()}
+    work = {name: on_threads(call, threads[name]) for name, call in work.items()}
     work["probekd"] = lambda: ours(job, every)
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for repeat in range(repeats):
@@ -130,7 +151,11 @@ def compare(job: Job, size: Size, repeats: int, timed_depths: int, enough: float
     found: dict[str, Any] = {
         name: {
             "seconds": spread(s, 1.0 if name == "probekd" else scale),
-            **({} if name == "probekd" else {"timed_depths": list(some), "scaled_by": scale}),
+            **(
+                {}
+                if name == "probekd"
+                else {"timed_depths": list(some), "scaled_by": scale, "blas_threads": threads[name]}
+            ),
         }
         for name, s in seconds.items()
     }

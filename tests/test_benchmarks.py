@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,25 @@ def test_every_solver_has_its_seconds_and_answers_as_good_as_the_reference(resul
             seconds = solvers[name]["seconds"]
             assert 0 < seconds["min"] <= seconds["median"] <= seconds["max"]
             assert abs(solvers[name]["worst_excess_loss"]) < 1e-5
+        assert 1 <= solvers[rival]["blas_threads"] <= result["machine"]["cores"]
         assert solvers[rival]["scaled_by"] == comparison["depths"] / len(solvers[rival]["timed_depths"])
         assert solvers["probekd"]["worst_gradient_ratio"] < 1e-4
         assert comparison["problems"] == comparison["depths"] * 5 * 6
     assert result["fit_probes"]["seconds"]["median"] > 0
+
+
+@pytest.mark.parametrize("best", [1, 2])
+def test_a_rival_has_the_threads_that_it_is_faster_with(best: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from threadpoolctl import threadpool_info
+
+    from probes import best_threads
+
+    def work() -> None:
+        threads = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+        time.sleep(0.0 if threads == {best} else 0.2)
+
+    assert best_threads(work, 2) == best
 
 
 @pytest.mark.slow
